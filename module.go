@@ -1,0 +1,7 @@
+package watchrtcproxy
+
+import (
+	_ "github.com/coder/websocket"
+	_ "go.uber.org/goleak"
+	_ "go.uber.org/zap"
+)
