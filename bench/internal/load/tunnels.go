@@ -1,0 +1,207 @@
+package load
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/bench/internal/relay"
+	"github.com/caddy-watchrtc/watchrtc-proxy/bench/internal/wire"
+)
+
+// opening is how many handshakes are under way at a time.
+const opening = 16
+
+// upgrade is what Chromium sends for the SDK, in the same fields.
+const upgrade = "GET /?apiKey=bench-0000-0000&timestamp=1700000000000&apiVersion=v1&sessionId=%08x&newConnection=true HTTP/1.1\r\n" +
+	"Host: %s\r\nConnection: Upgrade\r\nPragma: no-cache\r\nCache-Control: no-cache\r\n" +
+	"User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36\r\n" +
+	"Upgrade: websocket\r\nOrigin: https://app.test\r\nSec-WebSocket-Version: 13\r\n" +
+	"Accept-Encoding: gzip, deflate, br, zstd\r\nAccept-Language: en-US,en;q=0.9\r\n" +
+	"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n" +
+	"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\nSec-WebSocket-Protocol: 2.0\r\n\r\n"
+
+var accept = wire.AcceptKey([]byte("dGhlIHNhbXBsZSBub25jZQ=="))
+
+// Tunnels are open WebSockets. Nothing may be sent on them at the same time
+// by two callers.
+type Tunnels struct {
+	conns    []net.Conn
+	closing  atomic.Bool
+	answered atomic.Int64
+
+	mu  sync.Mutex
+	rtt []time.Duration // of the messages of the current Send
+	err error           // the first that befell any tunnel
+}
+
+// OpenTunnels opens count tunnels and returns once each has been greeted.
+func OpenTunnels(ctx context.Context, target Target, count int) (*Tunnels, error) {
+	t := &Tunnels{conns: make([]net.Conn, count)}
+	var next atomic.Int64
+	var workers sync.WaitGroup
+	for range opening {
+		workers.Go(func() {
+			for {
+				id := int(next.Add(1)) - 1
+				if id >= count || t.failure() != nil {
+					return
+				}
+				if err := t.open(ctx, target, id); err != nil {
+					t.fail(fmt.Errorf("opening tunnel %d: %w", id, err))
+				}
+			}
+		})
+	}
+	workers.Wait()
+	if err := t.failure(); err != nil {
+		t.Close()
+		return nil, err
+	}
+	return t, nil
+}
+
+func (t *Tunnels) open(ctx context.Context, target Target, id int) error {
+	conn, err := target.dial(ctx)
+	if err != nil {
+		return err
+	}
+	t.conns[id] = conn
+	r := newReader(conn)
+	if _, err := fmt.Fprintf(conn, upgrade, id, target.TLS.ServerName); err != nil {
+		return err
+	}
+	head, err := wire.ReadHead(r)
+	if err != nil {
+		return err
+	}
+	if !bytes.HasPrefix(head, []byte("HTTP/1.1 101 ")) || string(wire.Field(head, "Sec-WebSocket-Accept")) != accept ||
+		string(wire.Field(head, "Sec-WebSocket-Protocol")) != "2.0" {
+		return fmt.Errorf("no WebSocket: %q", head)
+	}
+	_, greeting, err := wire.ReadFrame(r)
+	if err != nil {
+		return err
+	}
+	if string(greeting) != relay.Greeting {
+		return fmt.Errorf("a wrong greeting: %q", greeting)
+	}
+	go t.receive(r, id)
+	return nil
+}
+
+// receive checks the answers of one tunnel until it ends.
+func (t *Tunnels) receive(r *bufio.Reader, id int) {
+	for {
+		_, answer, err := wire.ReadFrame(r)
+		if err != nil {
+			if !t.closing.Load() {
+				t.fail(fmt.Errorf("tunnel %d ended: %w", id, err))
+			}
+			return
+		}
+		sent, from, err := wire.ParseAnswer(answer)
+		if err == nil && from != id {
+			err = fmt.Errorf("it got the answer of tunnel %d", from)
+		}
+		if err != nil {
+			t.fail(fmt.Errorf("tunnel %d: %w", id, err))
+			return
+		}
+		t.record(now() - sent)
+	}
+}
+
+func (t *Tunnels) record(rtt time.Duration) {
+	t.mu.Lock()
+	t.rtt = append(t.rtt, rtt)
+	t.mu.Unlock()
+	t.answered.Add(1)
+}
+
+func (t *Tunnels) fail(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.err == nil {
+		t.err = err
+	}
+}
+
+func (t *Tunnels) failure() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.err
+}
+
+// Send sends messages as the pace asks for, for as long as asked, and returns
+// the round trip of each once every one has been answered.
+func (t *Tunnels) Send(ctx context.Context, pace Pace, d time.Duration) ([]time.Duration, error) {
+	s := newSchedule(pace, len(t.conns))
+	t.answered.Store(0)
+	t.mu.Lock()
+	t.rtt = make([]time.Duration, 0, s.count(d))
+	t.mu.Unlock()
+
+	sent, err := t.sendAll(ctx, s, d)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.awaitAnswers(ctx, sent); err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.rtt, nil
+}
+
+func (t *Tunnels) sendAll(ctx context.Context, s schedule, d time.Duration) (sent int64, err error) {
+	var frame wire.MessageFrame
+	start := now()
+	for at, id := range s.until(d) {
+		if err := sleepUntil(ctx, start+at); err != nil {
+			return sent, err
+		}
+		wire.FillMessage(frame.Message(), now(), id)
+		if _, err := t.conns[id].Write(frame.Seal(rand.Uint32())); err != nil {
+			return sent, errors.Join(t.failure(), fmt.Errorf("sending on tunnel %d: %w", id, err))
+		}
+		sent++
+	}
+	return sent, nil
+}
+
+// patience is how long the last answers may take.
+const patience = 10 * time.Second
+
+func (t *Tunnels) awaitAnswers(ctx context.Context, sent int64) error {
+	deadline := now() + patience
+	for {
+		missing := sent - t.answered.Load()
+		if err := t.failure(); err != nil || missing == 0 {
+			return err
+		}
+		if now() > deadline {
+			return fmt.Errorf("%d of %d messages were not answered", missing, sent)
+		}
+		if err := sleepUntil(ctx, now()+10*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+// Close ends all tunnels as browsers do that are closed: without a word.
+func (t *Tunnels) Close() {
+	t.closing.Store(true)
+	for _, conn := range t.conns {
+		if conn != nil {
+			conn.Close()
+		}
+	}
+}

@@ -1,0 +1,122 @@
+// Package relay is the stand-in for the watchRTC relay that every contestant
+// forwards to. It runs as a process of its own, so that what it costs is
+// nobody's, and does as little as it can: it greets, checks and answers.
+package relay
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"runtime/debug"
+	"strconv"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/bench/internal/wire"
+)
+
+// Greeting is the relay's first frame on each tunnel.
+const Greeting = `{"connectionId":"b0a7e6d2-3c41-4f7e-9a55-1d2c3b4a5f60","projectId":"bench",` +
+	`"interval":8000,"sendInterval":1,"collectConsoleLogEnabled":false}`
+
+// Serve accepts connections on addr until ctx is done.
+func Serve(ctx context.Context, addr, certFile, keyFile string) error {
+	// The relay's garbage is nobody's cost, but its collector would take
+	// turns with the proxy on the same cores.
+	debug.SetGCPercent(800)
+	cert, err := tls.LoadX509KeyPair(certFile, keyFile)
+	if err != nil {
+		return err
+	}
+	ln, err := tls.Listen("tcp", addr, &tls.Config{
+		Certificates:     []tls.Certificate{cert},
+		MinVersion:       tls.VersionTLS13,
+		CurvePreferences: []tls.CurveID{tls.X25519},
+		NextProtos:       []string{"http/1.1"},
+	})
+	if err != nil {
+		return err
+	}
+	context.AfterFunc(ctx, func() { ln.Close() })
+	for {
+		conn, err := ln.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return nil // The process ends, and its connections with it.
+		}
+		if err != nil {
+			return err
+		}
+		go func() {
+			defer conn.Close()
+			serveConn(conn)
+		}()
+	}
+}
+
+// serveConn serves requests until the connection ends or turns into a tunnel.
+// Proxies end connections as they like, so how one ends is no news: a message
+// that got lost is missed by the load generator.
+func serveConn(conn net.Conn) {
+	r := bufio.NewReaderSize(conn, 8<<10)
+	for {
+		head, err := wire.ReadHead(r)
+		if err != nil {
+			return
+		}
+		if key := wire.Field(head, "Sec-WebSocket-Key"); key != nil {
+			serveTunnel(conn, r, wire.AcceptKey(key))
+			return
+		}
+		if err := serveTrace(conn, r, head); err != nil {
+			return
+		}
+	}
+}
+
+func serveTunnel(conn net.Conn, r *bufio.Reader, accept string) {
+	_, err := fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
+		"Sec-WebSocket-Accept: %s\r\nSec-WebSocket-Protocol: 2.0\r\n\r\n", accept)
+	if err != nil {
+		return
+	}
+	if _, err := conn.Write(wire.AppendTextFrame(nil, []byte(Greeting))); err != nil {
+		return
+	}
+	var answer, frame []byte
+	for {
+		op, message, err := wire.ReadFrame(r)
+		if err != nil || op != wire.OpText {
+			return
+		}
+		answer = wire.AppendAnswer(answer[:0], message)
+		frame = wire.AppendTextFrame(frame[:0], answer)
+		if _, err := conn.Write(frame); err != nil {
+			return
+		}
+	}
+}
+
+var errRequest = errors.New("a request nobody here sends")
+
+func serveTrace(conn net.Conn, r *bufio.Reader, head []byte) error {
+	size, err := strconv.Atoi(string(wire.Field(head, "Content-Length")))
+	if err != nil || size > wire.MessageSize || !bytes.HasPrefix(head, []byte("POST /trace ")) {
+		io.WriteString(conn, "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+		return errRequest
+	}
+	body, err := r.Peek(size)
+	if err != nil {
+		return err
+	}
+	answer := make([]byte, 0, 256)
+	answer = fmt.Appendf(answer, "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n", wire.AnswerSize)
+	answer = wire.AppendAnswer(answer, body)
+	if _, err := r.Discard(size); err != nil {
+		return err
+	}
+	_, err = conn.Write(answer)
+	return err
+}

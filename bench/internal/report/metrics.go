@@ -1,0 +1,78 @@
+package report
+
+// Metric is one thing that is measured.
+type Metric struct {
+	Key   string // in Sample.Values
+	Title string
+	Unit  string
+	More  bool // is better
+}
+
+// Keys of Sample.Values. Those that depend on the pace take At.
+const (
+	IdleMemory   = "idle_kib"
+	AfterMemory  = "after_kib"
+	HandshakeCPU = "handshake_cpu_ms"
+	MessageCPU   = "message_cpu_us"
+	MessageP50   = "message_p50_ms"
+	MessageP99   = "message_p99_ms"
+	Posts        = "posts_per_s"
+	PostCPU      = "post_cpu_us"
+	PostP99      = "post_p99_ms"
+)
+
+// At is the key of a metric measured at a pace.
+func At(key, pace string) string { return key + "@" + pace }
+
+// metrics are those of a run, in the order of the tables.
+func (r *Run) metrics() []Metric {
+	ms := []Metric{
+		{Key: IdleMemory, Title: "Memory per idle tunnel", Unit: "KiB"},
+		{Key: AfterMemory, Title: "Memory per tunnel after traffic", Unit: "KiB"},
+		{Key: HandshakeCPU, Title: "CPU per handshake", Unit: "ms"},
+	}
+	for _, pace := range r.Paces {
+		ms = append(ms,
+			Metric{Key: At(MessageCPU, pace), Title: "CPU per message, " + pace, Unit: "µs"},
+			Metric{Key: At(MessageP50, pace), Title: "Round trip p50, " + pace, Unit: "ms"},
+			Metric{Key: At(MessageP99, pace), Title: "Round trip p99, " + pace, Unit: "ms"})
+	}
+	return append(ms,
+		Metric{Key: Posts, Title: "POST /trace a second", More: true},
+		Metric{Key: PostCPU, Title: "CPU per POST", Unit: "µs"},
+		Metric{Key: PostP99, Title: "POST round trip p99", Unit: "ms"})
+}
+
+func (m Metric) name() string {
+	if m.Unit == "" {
+		return m.Title
+	}
+	return m.Title + ", " + m.Unit
+}
+
+// Best stands for the best of all peers.
+const Best = "the best"
+
+// goal bounds the ratio of ours to a peer's.
+type goal struct {
+	key   string // without the pace: met when it is at each
+	peer  string
+	limit float64
+}
+
+// goals are what this project wants to reach.
+var goals = []goal{
+	{AfterMemory, "haproxy", 0.6},
+	{AfterMemory, "nginx", 0.35},
+	{AfterMemory, "reverse_proxy", 0.2},
+	{HandshakeCPU, "haproxy", 0.8},
+	{HandshakeCPU, "reverse_proxy", 0.7},
+	{MessageCPU, Best, 1},
+	{MessageP50, "nginx", 1},
+	{MessageP99, "nginx", 1},
+	{Posts, "reverse_proxy", 1.8},
+	{Posts, "nginx", 0.75},
+}
+
+// flat is how much the cost of one tunnel may differ between few and many.
+const flat = 1.10

@@ -1,0 +1,46 @@
+package wire
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha1"
+	"encoding/base64"
+)
+
+var endOfHead = []byte("\r\n\r\n")
+
+// ReadHead reads the head of a request or response. It lies in r's buffer, is
+// valid until r is next read, and must fit into that buffer.
+func ReadHead(r *bufio.Reader) ([]byte, error) {
+	for want := 1; ; {
+		b, err := r.Peek(want)
+		if err != nil {
+			return nil, err
+		}
+		b, _ = r.Peek(r.Buffered())
+		if end := bytes.Index(b, endOfHead); end >= 0 {
+			end += len(endOfHead)
+			_, err := r.Discard(end)
+			return b[:end], err
+		}
+		want = len(b) + 1
+	}
+}
+
+// Field returns the value of the first field of that name, or nil.
+func Field(head []byte, name string) []byte {
+	for line := range bytes.SplitSeq(head, endOfHead[:2]) {
+		if len(line) > len(name) && line[len(name)] == ':' && bytes.EqualFold(line[:len(name)], []byte(name)) {
+			return bytes.TrimSpace(line[len(name)+1:])
+		}
+	}
+	return nil
+}
+
+// AcceptKey is the Sec-WebSocket-Accept that answers a Sec-WebSocket-Key.
+func AcceptKey(key []byte) string {
+	h := sha1.New()
+	h.Write(key)
+	h.Write([]byte("258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return base64.StdEncoding.EncodeToString(h.Sum(nil))
+}

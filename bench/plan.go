@@ -1,0 +1,180 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/bench/internal/contestant"
+	"github.com/caddy-watchrtc/watchrtc-proxy/bench/internal/report"
+)
+
+// run measures everything and writes the results.
+func (p *plan) run(ctx context.Context) error {
+	if err := p.prepare(); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "watchrtc-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if err := p.buildCaddy(ctx, dir); err != nil {
+		return err
+	}
+	results, err := p.newResults()
+	if err != nil {
+		return err
+	}
+	certs, err := contestant.MakeCerts(dir)
+	if err != nil {
+		return err
+	}
+	b := &bench{
+		lab:   contestant.Lab{Dir: dir, Caddy: p.caddy, Certs: certs, Tunnels: slices.Max(p.tunnels)},
+		paces: p.paces, duration: p.duration, settle: p.settle, profiles: p.profiles,
+	}
+	if err := p.measure(ctx, b, results); err != nil {
+		return err
+	}
+	return write(results, p.out)
+}
+
+// prepare fails early on what would fail late.
+func (p *plan) prepare() error {
+	for _, c := range p.contestants {
+		if err := c.Lookup(); err != nil {
+			return err
+		}
+	}
+	if err := raiseFileLimit(2*slices.Max(p.tunnels) + 1000); err != nil {
+		return err
+	}
+	// The sender sleeps in the kernel, so one more thread may run Go code; and
+	// a collection here would take its turn on the contestants' cores.
+	runtime.GOMAXPROCS(runtime.NumCPU() + 1)
+	debug.SetGCPercent(800)
+	if p.profiles != "" {
+		if err := os.MkdirAll(p.profiles, 0o755); err != nil {
+			return err
+		}
+	}
+	return os.MkdirAll(p.out, 0o755)
+}
+
+// raiseFileLimit makes room for two sockets per tunnel, here and in the
+// contestants, which inherit the limit.
+func raiseFileLimit(need int) error {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return err
+	}
+	limit.Max = max(limit.Max, uint64(need))
+	limit.Cur = limit.Max
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return fmt.Errorf("so many tunnels need %d open files, and the limit is lower: %w", need, err)
+	}
+	return nil
+}
+
+// buildCaddy builds the binary in which both reverse_proxy and ours run.
+func (p *plan) buildCaddy(ctx context.Context, dir string) (err error) {
+	if p.caddy != "" {
+		p.caddy, err = filepath.Abs(p.caddy)
+		return err
+	}
+	p.caddy = filepath.Join(dir, "caddy")
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", p.caddy, "./cmd/caddy")
+	cmd.Dir = ".."
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("building ../cmd/caddy (is this run in bench/?): %w\n%s", err, out)
+	}
+	return nil
+}
+
+func (p *plan) newResults() (*report.Run, error) {
+	r := &report.Run{
+		Machine: machine(),
+		Settings: fmt.Sprintf("%d rounds, %v of each load, %v of settling, TLS 1.3 with X25519, AES-128-GCM and ECDSA P-256 on both legs",
+			p.rounds, p.duration, p.settle),
+	}
+	for _, c := range p.contestants {
+		v, err := version(c, p.caddy)
+		if err != nil {
+			return nil, err
+		}
+		r.Contestants = append(r.Contestants, report.Contestant{Name: c.Name, Version: v})
+	}
+	for _, pace := range p.paces {
+		r.Paces = append(r.Paces, pace.String())
+	}
+	return r, nil
+}
+
+// measure takes turns among the contestants, each round starting with another
+// one, so that a machine that slows down slows down all of them.
+func (p *plan) measure(ctx context.Context, b *bench, r *report.Run) error {
+	for round := range p.rounds {
+		turn := round % len(p.contestants)
+		order := slices.Concat(p.contestants[turn:], p.contestants[:turn])
+		for _, job := range p.jobs(b) {
+			for _, c := range order {
+				start := time.Now()
+				sample, err := job.measure(ctx, c)
+				if err != nil {
+					return fmt.Errorf("%s, %s: %w", c.Name, job.name, err)
+				}
+				sample.Round = round + 1
+				r.Samples = append(r.Samples, sample)
+				fmt.Fprintf(os.Stderr, "round %d of %d: %s, %s (%v)\n", round+1, p.rounds, c.Name, job.name, time.Since(start).Round(time.Second))
+			}
+		}
+	}
+	return nil
+}
+
+// job is one measurement on a fresh process.
+type job struct {
+	name    string
+	measure func(context.Context, contestant.Contestant) (report.Sample, error)
+}
+
+func (p *plan) jobs(b *bench) []job {
+	var jobs []job
+	for _, count := range p.tunnels {
+		jobs = append(jobs, job{fmt.Sprintf("%d tunnels", count),
+			func(ctx context.Context, c contestant.Contestant) (report.Sample, error) {
+				return b.tunnels(ctx, c, count)
+			}})
+	}
+	return append(jobs, job{"posts", b.posts})
+}
+
+// render makes table and plot anew.
+func render(p *plan) error {
+	r, err := report.ReadRun(p.render)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(p.out, 0o755); err != nil {
+		return err
+	}
+	return write(r, p.out)
+}
+
+func write(r *report.Run, dir string) error {
+	table := r.Markdown(contestant.Ours)
+	fmt.Print(table)
+	return errors.Join(
+		r.Write(filepath.Join(dir, "results.json")),
+		os.WriteFile(filepath.Join(dir, "table.md"), []byte(table), 0o644),
+		os.WriteFile(filepath.Join(dir, "plot.svg"), []byte(r.Plot(contestant.Ours)), 0o644))
+}
