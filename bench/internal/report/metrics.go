@@ -1,5 +1,10 @@
 package report
 
+import (
+	"strconv"
+	"strings"
+)
+
 // Metric is one thing that is measured.
 type Metric struct {
 	Key   string // in Sample.Values
@@ -32,15 +37,24 @@ func (r *Run) metrics() []Metric {
 		{Key: HandshakeCPU, Title: "CPU per handshake", Unit: "ms"},
 	}
 	for _, pace := range r.Paces {
+		at := ", " + paceTitle(pace)
 		ms = append(ms,
-			Metric{Key: At(MessageCPU, pace), Title: "CPU per message, " + pace, Unit: "µs"},
-			Metric{Key: At(MessageP50, pace), Title: "Round trip p50, " + pace, Unit: "ms"},
-			Metric{Key: At(MessageP99, pace), Title: "Round trip p99, " + pace, Unit: "ms"})
+			Metric{Key: At(MessageCPU, pace), Title: "CPU per message" + at, Unit: "µs"},
+			Metric{Key: At(MessageP50, pace), Title: "Round trip p50" + at, Unit: "ms"},
+			Metric{Key: At(MessageP99, pace), Title: "Round trip p99" + at, Unit: "ms"})
 	}
 	return append(ms,
 		Metric{Key: Posts, Title: "POST /trace a second", More: true},
 		Metric{Key: PostCPU, Title: "CPU per POST", Unit: "µs"},
 		Metric{Key: PostP99, Title: "POST round trip p99", Unit: "ms"})
+}
+
+// paceTitle makes 1,500/s of 1500/s, and leaves names as they are.
+func paceTitle(pace string) string {
+	if n, err := strconv.Atoi(strings.TrimSuffix(pace, "/s")); err == nil {
+		return thousands(n) + "/s"
+	}
+	return pace
 }
 
 func (m Metric) name() string {
