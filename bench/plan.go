@@ -50,6 +50,10 @@ func (p *plan) run(ctx context.Context) error {
 
 // prepare fails early on what would fail late.
 func (p *plan) prepare() error {
+	// Debian keeps servers where ordinary users don't look for commands.
+	if err := os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin"); err != nil {
+		return err
+	}
 	for _, c := range p.contestants {
 		if err := c.Lookup(); err != nil {
 			return err
