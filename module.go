@@ -1,7 +1,246 @@
+// Package watchrtcproxy is a Caddy module that carries watchRTC traffic: the
+// WebSockets of the SDK, and the HTTPS requests it falls back to, from the
+// operator's own domain to the vendor's relay.
 package watchrtcproxy
 
 import (
-	_ "github.com/coder/websocket"
-	_ "go.uber.org/goleak"
-	_ "go.uber.org/zap"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"encoding/json"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/tunnel"
+)
+
+// Defaults of the options.
+const (
+	// defaultHandshakeTimeout is below the 15 s after which the SDK gives up, so
+	// that it learns why.
+	defaultHandshakeTimeout = 10 * time.Second
+	defaultIdleTimeout      = 10 * time.Minute
+	defaultDrainWindow      = 20 * time.Second
+	defaultMaxBodySize      = 16 << 20
+)
+
+func init() {
+	caddy.RegisterModule(Handler{})
+}
+
+// Handler carries watchRTC traffic to a relay: WebSockets (over HTTP/1.1, HTTP/2
+// and HTTP/3) and the HTTPS requests that the SDK falls back to.
+//
+// The relay sees the clients' addresses in X-Forwarded-For, and none of the
+// operator's cookies or credentials; the browser gets none of the relay's cookies
+// or site-wide policies. The relay answers first: a client gets its 101 only after
+// the relay's, and every other answer of the relay as it is.
+//
+// Established WebSockets belong to the process, not to the configuration. They
+// survive reloads as long as some configuration names their upstream.
+type Handler struct {
+	// Where to carry traffic to: `production` (wss://watchrtc.testrtc.com),
+	// `staging` (wss://watchrtc-staging2.testrtc.com), or a URL with the scheme
+	// wss, https, ws or http, a host, and optionally a port and a base path. wss
+	// and https mean the same, as do ws and http. Global placeholders such as
+	// `{env.RELAY}` are replaced when the configuration is loaded. One upstream is
+	// supported. Default: `["production"]`.
+	Upstreams []string `json:"upstreams,omitempty"`
+
+	// The path under which the proxy is mounted, such as `/websocket`. It is
+	// stripped before a request is forwarded. A request that is neither this path
+	// nor below it goes to the next handler. Like Caddy's path matcher it does
+	// not tell upper from lower case. Default: none, the path is forwarded whole.
+	PathPrefix string `json:"path_prefix,omitempty"`
+
+	// How to connect to the relay: Caddy's own `http` transport with all its
+	// options. TLS follows the upstream's scheme, and need not be enabled here.
+	// Requests are not compressed unless `compression` says so. WebSockets
+	// always use HTTP/1.1. Default: `{"protocol": "http"}`.
+	TransportRaw json.RawMessage `json:"transport,omitempty" caddy:"namespace=http.reverse_proxy.transport inline_key=protocol"`
+
+	// Addresses and CIDR ranges of peers whose X-Forwarded-For,
+	// X-Forwarded-Proto, X-Forwarded-Host and Forwarded are believed;
+	// `private_ranges` stands for all private and loopback ranges. Default: what
+	// the server's `trusted_proxies` says, and where that says nothing,
+	// `private_ranges`.
+	TrustedProxies []string `json:"trusted_proxies,omitempty"`
+
+	// Whether to cut client addresses to their network before they leave: each
+	// address of the outgoing X-Forwarded-For, and those in this module's logs,
+	// keeps its first 24 bits (IPv4) or 48 bits (IPv6). Forwarded and X-Real-IP
+	// are not sent at all then. Default: false.
+	MaskClientIP bool `json:"mask_client_ip,omitempty"`
+
+	// Changes to the headers of requests (toward the relay) and responses (toward
+	// the client), as in Caddy's `headers` handler. They come after this module's
+	// own rules and can undo them. `{http.watchrtc_proxy.header.*}` holds the
+	// fields of the relay's answer.
+	Headers *headers.Handler `json:"headers,omitempty"`
+
+	// The largest request body that is forwarded, in bytes. A larger one is
+	// answered with 413. It does not bound WebSocket messages. Default: 16777216
+	// (16 MiB), which is also what 0 means.
+	MaxBodySize int64 `json:"max_body_size,omitempty"`
+
+	// How long the relay may take to answer: from the beginning of a WebSocket's
+	// handshake to the relay's 101, and for other requests to connect, and again
+	// from the end of the request to the head of the answer. Then the client gets
+	// 504. Default: 10s, which is also what 0 means; it should stay below the 15 s
+	// after which the SDK gives up.
+	HandshakeTimeout caddy.Duration `json:"handshake_timeout,omitempty"`
+
+	// How long a WebSocket may carry no byte in either direction before it is
+	// closed, with a Close frame 1001 each way. 0 means forever. Default: 10m.
+	IdleTimeout *caddy.Duration `json:"idle_timeout,omitempty"`
+
+	// Over how long a time WebSockets are closed one after another when their
+	// upstream has left the configuration or the process stops, so that their
+	// clients do not come back all at once. Each gets a Close frame 1001 and up to
+	// 5 s to answer it. 0 closes all at once. Default: 20s.
+	DrainWindow *caddy.Duration `json:"drain_window,omitempty"`
+
+	upstream *upstream
+	trust    trust
+
+	// handshakes is the transport for WebSocket handshakes, which each take a
+	// connection of their own; exchanges is the one for everything else.
+	handshakes http.RoundTripper
+	exchanges  http.RoundTripper
+	// rearmed: the transport's read_timeout sets read deadlines of its own.
+	rearmed bool
+
+	lease *tunnel.Lease
+}
+
+// CaddyModule returns the Caddy module information.
+func (Handler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.watchrtc_proxy",
+		New: func() caddy.Module { return new(Handler) },
+	}
+}
+
+// Provision sets defaults, resolves the upstream and prepares the transport.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	h.setDefaults()
+	var err error
+	if h.upstream, err = resolveUpstream(h.Upstreams); err != nil {
+		return err
+	}
+	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if h.trust, err = newTrust(h.TrustedProxies, server); err != nil {
+		return err
+	}
+	if err := h.provisionTransport(ctx); err != nil {
+		return err
+	}
+	if err := h.provisionHeaders(ctx); err != nil {
+		return err
+	}
+	h.lease = tunnels.Lease(h.upstream.String(), time.Duration(*h.DrainWindow))
+	if server != nil {
+		server.RegisterOnShutdown(h.onShutdown)
+	}
+	return nil
+}
+
+func (h *Handler) setDefaults() {
+	if len(h.Upstreams) == 0 {
+		h.Upstreams = []string{presetProduction}
+	}
+	if h.MaxBodySize == 0 {
+		h.MaxBodySize = defaultMaxBodySize
+	}
+	if h.HandshakeTimeout == 0 {
+		h.HandshakeTimeout = caddy.Duration(defaultHandshakeTimeout)
+	}
+	h.IdleTimeout = orDefault(h.IdleTimeout, defaultIdleTimeout)
+	h.DrainWindow = orDefault(h.DrainWindow, defaultDrainWindow)
+}
+
+func orDefault(d *caddy.Duration, value time.Duration) *caddy.Duration {
+	if d == nil {
+		d = new(caddy.Duration(value))
+	}
+	return d
+}
+
+// provisionTransport loads Caddy's transport and derives the two uses of it.
+func (h *Handler) provisionTransport(ctx caddy.Context) error {
+	if len(h.TransportRaw) == 0 {
+		h.TransportRaw = json.RawMessage(`{"protocol":"http"}`)
+	}
+	mod, err := ctx.LoadModule(h, "TransportRaw")
+	if err != nil {
+		return fmt.Errorf("loading transport: %w", err)
+	}
+	transport, ok := mod.(*reverseproxy.HTTPTransport)
+	if !ok {
+		return fmt.Errorf("transport %T is not supported; the only one accepted is http", mod)
+	}
+	h.rearmed = transport.ReadTimeout > 0
+	h.handshakes, h.exchanges = newTransports(transport)
+	return nil
+}
+
+func (h *Handler) provisionHeaders(ctx caddy.Context) error {
+	if h.Headers == nil {
+		return nil
+	}
+	if err := h.Headers.Provision(ctx); err != nil {
+		return fmt.Errorf("headers: %w", err)
+	}
+	return nil
+}
+
+// Validate checks what no default can mend.
+func (h *Handler) Validate() error {
+	for _, check := range []struct {
+		bad bool
+		msg string
+	}{
+		{h.PathPrefix != "" && !validMount(h.PathPrefix),
+			fmt.Sprintf("path_prefix %q: want a path such as /websocket, without a trailing slash", h.PathPrefix)},
+		{h.MaxBodySize < 0, fmt.Sprintf("max_body_size %d: want a number of bytes above 0", h.MaxBodySize)},
+		{h.HandshakeTimeout < 0, fmt.Sprintf("handshake_timeout %s: want a duration above 0", time.Duration(h.HandshakeTimeout))},
+		{*h.IdleTimeout < 0, fmt.Sprintf("idle_timeout %s: want a duration, or 0 for no limit", time.Duration(*h.IdleTimeout))},
+		{*h.DrainWindow < 0, fmt.Sprintf("drain_window %s: want a duration, or 0 to close all at once", time.Duration(*h.DrainWindow))},
+	} {
+		if check.bad {
+			return errors.New(check.msg)
+		}
+	}
+	if h.Headers != nil {
+		return h.Headers.Validate()
+	}
+	return nil
+}
+
+// Cleanup gives the upstream back; if no other configuration uses it, its tunnels
+// are drained.
+func (h *Handler) Cleanup() error {
+	if h.lease != nil {
+		h.lease.Release()
+	}
+	return nil
+}
+
+// validMount reports whether prefix can be a mount point.
+func validMount(prefix string) bool {
+	return strings.HasPrefix(prefix, "/") && !strings.HasSuffix(prefix, "/") && !strings.ContainsAny(prefix, "*?#{%")
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddy.Validator             = (*Handler)(nil)
+	_ caddy.CleanerUpper          = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
 )

@@ -1,0 +1,287 @@
+package watchrtcproxy
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
+	"github.com/dustin/go-humanize"
+)
+
+const directive = "watchrtc_proxy"
+
+func init() {
+	httpcaddyfile.RegisterDirective(directive, parseDirective)
+	httpcaddyfile.RegisterDirectiveOrder(directive, httpcaddyfile.Before, "reverse_proxy")
+}
+
+// parseDirective builds the route. A path matcher is the mount point: it matches
+// the path and what is below it, and is stripped.
+func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
+	if !h.Next() {
+		return nil, h.ArgErr()
+	}
+	handler := new(Handler)
+	mount, isMount := "", false
+	if h.NextArg() {
+		mount, isMount = parseMount(h.Val())
+	}
+	h.Reset()
+	h.Next()
+	matchers, err := h.ExtractMatcherSet()
+	if err != nil {
+		return nil, err
+	}
+	if isMount {
+		handler.PathPrefix = mount
+		matchers = nil
+		if mount != "" {
+			paths := caddyhttp.MatchPath{mount, mount + "/*"}
+			matchers = caddy.ModuleMap{"path": caddyconfig.JSON(paths, nil)}
+		}
+	}
+	if err := handler.UnmarshalCaddyfile(h.Dispenser); err != nil {
+		return nil, err
+	}
+	return h.NewRoute(matchers, handler), nil
+}
+
+// parseMount reads a matcher token as a mount point: /path, /path* and /path/*
+// mean the same. Any other matcher is none.
+func parseMount(token string) (mount string, ok bool) {
+	if !strings.HasPrefix(token, "/") {
+		return "", false
+	}
+	mount = strings.TrimSuffix(token, "*")
+	mount = strings.TrimRight(mount, "/")
+	if mount == "" {
+		return "", true
+	}
+	return mount, validMount(mount)
+}
+
+// options are the words of a block, in the order of the documentation.
+var options = []struct {
+	name  string
+	parse func(h *Handler, d *caddyfile.Dispenser) error
+	often bool // may be given more than once
+}{
+	{name: "to", parse: (*Handler).parseTo},
+	{name: "transport", parse: (*Handler).parseTransport},
+	{name: "trusted_proxies", parse: (*Handler).parseTrustedProxies},
+	{name: "mask_client_ip", parse: (*Handler).parseMaskClientIP},
+	{name: "header_up", parse: (*Handler).parseHeaderUp, often: true},
+	{name: "header_down", parse: (*Handler).parseHeaderDown, often: true},
+	{name: "max_body_size", parse: (*Handler).parseMaxBodySize},
+	{name: "handshake_timeout", parse: (*Handler).parseHandshakeTimeout},
+	{name: "idle_timeout", parse: (*Handler).parseIdleTimeout},
+	{name: "drain_window", parse: (*Handler).parseDrainWindow},
+}
+
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens:
+//
+//	watchrtc_proxy [<matcher>] [<upstream>] {
+//		to                <upstream>
+//		transport         http { ... }
+//		trusted_proxies   [private_ranges] <ranges...>
+//		mask_client_ip
+//		header_up         [+|-]<field> [<value|regexp> [<replacement>]]
+//		header_down       [+|-]<field> [<value|regexp> [<replacement>]]
+//		max_body_size     <size>
+//		handshake_timeout <duration>
+//		idle_timeout      <duration>
+//		drain_window      <duration>
+//	}
+func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // the directive
+	if err := h.addUpstreams(d, d.RemainingArgs()); err != nil {
+		return err
+	}
+	given := make(map[string]bool)
+	for d.NextBlock(0) {
+		if err := h.parseOption(d, given); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h *Handler) parseOption(d *caddyfile.Dispenser, given map[string]bool) error {
+	name := d.Val()
+	var names []string
+	for _, option := range options {
+		if option.name != name {
+			names = append(names, option.name)
+			continue
+		}
+		if given[name] && !option.often {
+			return d.Errf("%s is given twice; give it once", name)
+		}
+		given[name] = true
+		return option.parse(h, d)
+	}
+	return d.Errf("unknown option '%s' of %s; the options are %s", name, directive, strings.Join(names, ", "))
+}
+
+func (h *Handler) addUpstreams(d *caddyfile.Dispenser, upstreams []string) error {
+	h.Upstreams = append(h.Upstreams, upstreams...)
+	if err := checkUpstreams(h.Upstreams); err != nil {
+		return d.WrapErr(err)
+	}
+	return nil
+}
+
+func (h *Handler) parseTo(d *caddyfile.Dispenser) error {
+	upstreams := d.RemainingArgs()
+	if len(upstreams) == 0 {
+		return missing(d, "to", upstreamForms)
+	}
+	return h.addUpstreams(d, upstreams)
+}
+
+func (h *Handler) parseTransport(d *caddyfile.Dispenser) error {
+	if !d.NextArg() {
+		return missing(d, "transport", "want http")
+	}
+	if d.Val() != "http" {
+		return d.Errf("transport '%s' is not supported; the only one accepted is http", d.Val())
+	}
+	mod, err := caddyfile.UnmarshalModule(d, "http.reverse_proxy.transport.http")
+	if err != nil {
+		return err
+	}
+	h.TransportRaw = caddyconfig.JSONModuleObject(mod, "protocol", "http", nil)
+	return nil
+}
+
+func (h *Handler) parseTrustedProxies(d *caddyfile.Dispenser) error {
+	h.TrustedProxies = d.RemainingArgs()
+	if len(h.TrustedProxies) == 0 {
+		return missing(d, "trusted_proxies", "want private_ranges, IP addresses, or ranges such as 10.0.0.0/8")
+	}
+	if _, err := parseRanges(h.TrustedProxies); err != nil {
+		return d.WrapErr(err)
+	}
+	return nil
+}
+
+func (h *Handler) parseMaskClientIP(d *caddyfile.Dispenser) error {
+	h.MaskClientIP = true
+	if d.NextArg() {
+		return d.Errf("mask_client_ip takes no argument, but is given '%s'", d.Val())
+	}
+	return nil
+}
+
+func (h *Handler) parseHeaderUp(d *caddyfile.Dispenser) error {
+	if h.Headers == nil {
+		h.Headers = new(headers.Handler)
+	}
+	if h.Headers.Request == nil {
+		h.Headers.Request = new(headers.HeaderOps)
+	}
+	return parseHeaderOp(d, h.Headers.Request)
+}
+
+func (h *Handler) parseHeaderDown(d *caddyfile.Dispenser) error {
+	if h.Headers == nil {
+		h.Headers = new(headers.Handler)
+	}
+	if h.Headers.Response == nil {
+		h.Headers.Response = &headers.RespHeaderOps{HeaderOps: new(headers.HeaderOps)}
+	}
+	return parseHeaderOp(d, h.Headers.Response.HeaderOps)
+}
+
+func parseHeaderOp(d *caddyfile.Dispenser, ops *headers.HeaderOps) error {
+	name := d.Val()
+	args := d.RemainingArgs()
+	var value string
+	var replacement *string
+	switch len(args) {
+	case 1:
+		// A field alone is deleted or set to nothing.
+	case 2:
+		value = args[1]
+	case 3:
+		value, replacement = args[1], &args[2]
+	default:
+		return d.Errf("%s has %d arguments; want [+|-]<field> [<value|regexp> [<replacement>]]", name, len(args))
+	}
+	if err := headers.CaddyfileHeaderOp(ops, args[0], value, replacement); err != nil {
+		return d.WrapErr(err)
+	}
+	return nil
+}
+
+func (h *Handler) parseMaxBodySize(d *caddyfile.Dispenser) error {
+	const form = "want a size above 0 such as 16MiB"
+	word, err := oneArg(d, form)
+	if err != nil {
+		return err
+	}
+	size, err := humanize.ParseBytes(word)
+	if err != nil || size == 0 || size > 1<<62 {
+		return d.Errf("max_body_size '%s': %s", word, form)
+	}
+	h.MaxBodySize = int64(size)
+	return nil
+}
+
+func (h *Handler) parseHandshakeTimeout(d *caddyfile.Dispenser) error {
+	timeout, err := durationArg(d, time.Nanosecond, "want a duration above 0 such as 10s")
+	h.HandshakeTimeout = caddy.Duration(timeout)
+	return err
+}
+
+func (h *Handler) parseIdleTimeout(d *caddyfile.Dispenser) error {
+	timeout, err := durationArg(d, 0, "want a duration such as 10m, or 0 for no limit")
+	h.IdleTimeout = new(caddy.Duration(timeout))
+	return err
+}
+
+func (h *Handler) parseDrainWindow(d *caddyfile.Dispenser) error {
+	window, err := durationArg(d, 0, "want a duration such as 20s, or 0 to close all at once")
+	h.DrainWindow = new(caddy.Duration(window))
+	return err
+}
+
+// durationArg reads the one argument of an option as a duration of at least low.
+func durationArg(d *caddyfile.Dispenser, low time.Duration, form string) (time.Duration, error) {
+	name := d.Val()
+	word, err := oneArg(d, form)
+	if err != nil {
+		return 0, err
+	}
+	value, err := caddy.ParseDuration(word)
+	if err != nil || value < low {
+		return 0, d.Errf("%s '%s': %s", name, word, form)
+	}
+	return value, nil
+}
+
+// oneArg reads the one argument of an option.
+func oneArg(d *caddyfile.Dispenser, form string) (string, error) {
+	name := d.Val()
+	args := d.RemainingArgs()
+	switch len(args) {
+	case 0:
+		return "", missing(d, name, form)
+	case 1:
+		return args[0], nil
+	}
+	return "", d.Errf("%s takes one argument, but is also given '%s'; %s", name, args[1], form)
+}
+
+func missing(d *caddyfile.Dispenser, name, form string) error {
+	return d.Err(fmt.Sprintf("%s lacks its argument; %s", name, form))
+}
+
+// Interface guard
+var _ caddyfile.Unmarshaler = (*Handler)(nil)

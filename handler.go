@@ -1,0 +1,124 @@
+package watchrtcproxy
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// ServeHTTP carries r to the relay.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	path, ok := cutMount(r.URL.EscapedPath(), h.PathPrefix)
+	if !ok {
+		return next.ServeHTTP(w, r)
+	}
+	if !asksForUpgrade(r) {
+		return h.serveExchange(w, r, path)
+	}
+	if bad := checkHandshake(r); bad != nil {
+		return refuse(w, r, bad)
+	}
+	return h.serveWebSocket(w, r, path)
+}
+
+// cutMount returns the rest of an escaped path behind the mount, beginning with
+// one slash: the SDK makes two of it when its proxyUrl ends in one.
+func cutMount(escapedPath, mount string) (rest string, ok bool) {
+	rest, ok = cutEscaped(escapedPath, mount)
+	if !ok || rest != "" && rest[0] != '/' {
+		return "", false
+	}
+	return "/" + strings.TrimLeft(rest, "/"), true
+}
+
+// cutEscaped cuts the unescaped prefix off an escaped path. Like Caddy's path
+// matcher it does not tell upper from lower case.
+func cutEscaped(escapedPath, prefix string) (rest string, ok bool) {
+	if len(prefix) > len(escapedPath) {
+		return "", false
+	}
+	if strings.EqualFold(escapedPath[:len(prefix)], prefix) {
+		return escapedPath[len(prefix):], true
+	}
+	// The path may have escaped what it need not.
+	for i := len(prefix); i <= len(escapedPath); i++ {
+		head, err := url.PathUnescape(escapedPath[:i])
+		if err == nil && len(head) == len(prefix) {
+			return escapedPath[i:], strings.EqualFold(head, prefix)
+		}
+	}
+	return "", false
+}
+
+// outbound returns the request for the relay, without a body. ctx ends it.
+func (h *Handler) outbound(ctx context.Context, r *http.Request, path string) *http.Request {
+	out := &http.Request{
+		Method:     r.Method,
+		URL:        h.upstream.url(path, r.URL),
+		Host:       h.upstream.host,
+		Header:     h.requestHeader(r),
+		Proto:      "HTTP/1.1",
+		ProtoMajor: 1,
+		ProtoMinor: 1,
+	}
+	return out.WithContext(ctx)
+}
+
+// applyRequestOps applies header_up, which comes after every rule of ours.
+func (h *Handler) applyRequestOps(out *http.Request) {
+	if h.Headers != nil && h.Headers.Request != nil {
+		h.Headers.Request.ApplyToRequest(out)
+	}
+}
+
+// placeholderPrefix begins the names of the relay's fields in header_down.
+const placeholderPrefix = "http.watchrtc_proxy.header."
+
+// writeAnswerHeader prepares w for the relay's answer.
+func (h *Handler) writeAnswerHeader(w http.ResponseWriter, r *http.Request, answer *http.Response) {
+	ops := h.Headers
+	if ops == nil || ops.Response == nil {
+		answerHeader(w.Header(), answer)
+		return
+	}
+	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	for field, values := range answer.Header {
+		repl.Set(placeholderPrefix+field, strings.Join(values, ","))
+	}
+	answerHeader(w.Header(), answer)
+	if ops.Response.Require == nil || ops.Response.Require.Match(answer.StatusCode, w.Header()) {
+		ops.Response.ApplyTo(w.Header(), repl)
+	}
+}
+
+func (h *Handler) handshakeTimeout() time.Duration { return time.Duration(h.HandshakeTimeout) }
+
+// deadline cancels a round trip that the relay takes too long to answer.
+type deadline struct {
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	timer  *time.Timer
+	after  time.Duration
+}
+
+func newDeadline(parent context.Context, after time.Duration) *deadline {
+	ctx, cancel := context.WithCancelCause(parent)
+	d := &deadline{ctx: ctx, cancel: cancel, after: after}
+	d.timer = time.AfterFunc(after, func() { cancel(errHandshakeTimeout) })
+	return d
+}
+
+// pause and resume leave out the time that the client takes.
+func (d *deadline) pause()  { d.timer.Stop() }
+func (d *deadline) resume() { d.timer.Reset(d.after) }
+
+// end releases the context.
+func (d *deadline) end() {
+	d.timer.Stop()
+	d.cancel(nil)
+}

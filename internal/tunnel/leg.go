@@ -1,0 +1,200 @@
+package tunnel
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"time"
+)
+
+// Leg is one end of a tunnel: the connection or stream to the client, or the
+// connection to the relay. ConnLeg and StreamLeg make one.
+//
+// Each leg has one reader (the direction that leaves it) and one writer (the
+// direction that leads to it); closeWrite belongs to the writer, end to anyone.
+type Leg interface {
+	// receive waits for bytes and returns them in a buffer from the pool, which
+	// the caller gives back. Bytes and an error may come together; the buffer is
+	// nil when there are none.
+	receive() (*buffer, int, error)
+
+	// Write writes all of p or returns an error.
+	io.Writer
+
+	// closeWrite tells the peer that nothing more will come.
+	closeWrite() error
+
+	// end closes both directions and releases whoever is blocked in them.
+	end(how ending)
+}
+
+// ending says how the last thing a peer sees of its leg looks.
+type ending int
+
+const (
+	// endClean is an orderly end: TLS close_notify, or a closed HTTP stream.
+	endClean ending = iota
+	// endForced closes at once, without waiting for the peer to take what is
+	// still on the way to it.
+	endForced
+	// endAbort makes an abnormal end visible as one: a TCP reset or RST_STREAM.
+	endAbort
+)
+
+// connLeg is a leg over a connection of its own.
+type connLeg struct {
+	net.Conn
+	source
+	pending []byte // bytes that came right behind the handshake
+}
+
+// source waits for bytes on a connection, at whatever cost in memory its kind of
+// connection needs.
+type source interface {
+	receive() (*buffer, int, error)
+}
+
+// ConnLeg returns a leg over conn. pending holds bytes that were read from conn
+// already and come before all others; it is not copied.
+//
+// rearmed says that conn sets read deadlines of its own on each read. Such a leg
+// keeps a buffer while it waits.
+func ConnLeg(conn net.Conn, pending []byte, rearmed bool) Leg {
+	return &connLeg{Conn: conn, source: newSource(conn, rearmed), pending: pending}
+}
+
+func newSource(conn net.Conn, rearmed bool) source {
+	if tlsConn, ok := conn.(*tls.Conn); ok && !rearmed {
+		return &tlsSource{conn: tlsConn}
+	}
+	if tcpConn, ok := conn.(*net.TCPConn); ok {
+		if s := newRawSource(tcpConn); s != nil {
+			return s
+		}
+	}
+	return bufferedSource{conn}
+}
+
+func (l *connLeg) receive() (*buffer, int, error) {
+	if len(l.pending) == 0 {
+		return l.source.receive()
+	}
+	buf := takeBuffer()
+	n := copy(buf[:], l.pending)
+	l.pending = l.pending[n:]
+	if len(l.pending) == 0 {
+		l.pending = nil
+	}
+	return buf, n, nil
+}
+
+func (l *connLeg) closeWrite() error {
+	if c, ok := l.Conn.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
+func (l *connLeg) end(how ending) {
+	switch how {
+	case endClean:
+		l.Conn.Close()
+	case endForced:
+		innermost(l.Conn).Close()
+	case endAbort:
+		raw := innermost(l.Conn)
+		if c, ok := raw.(interface{ SetLinger(int) error }); ok {
+			c.SetLinger(0) // Close then sends RST
+		}
+		raw.Close()
+	}
+}
+
+// innermost unwraps TLS, so that closing sends no close_notify.
+func innermost(conn net.Conn) net.Conn {
+	for {
+		c, ok := conn.(interface{ NetConn() net.Conn })
+		if !ok {
+			return conn
+		}
+		conn = c.NetConn()
+	}
+}
+
+// bufferedSource holds a buffer while it waits: the plain way, for connections
+// of which nothing more is known.
+type bufferedSource struct{ io.Reader }
+
+func (s bufferedSource) receive() (*buffer, int, error) {
+	buf := takeBuffer()
+	n, err := s.Read(buf[:])
+	if n == 0 {
+		giveBuffer(buf)
+		return nil, 0, err
+	}
+	return buf, n, err
+}
+
+// wakeSize fits the relay's acknowledgements, pings and Close frames, so that
+// these need no second read.
+const wakeSize = 64
+
+// tlsSource waits in a read of a few bytes and takes a buffer when they have
+// come. crypto/tls has decrypted a whole record by then, the rest of which it
+// hands out without another system call.
+type tlsSource struct {
+	conn *tls.Conn
+	wake [wakeSize]byte
+}
+
+func (s *tlsSource) receive() (*buffer, int, error) {
+	n, err := s.conn.Read(s.wake[:])
+	if n == 0 {
+		return nil, 0, err
+	}
+	buf := takeBuffer()
+	copy(buf[:], s.wake[:n])
+	if n < wakeSize || err != nil {
+		return buf, n, err
+	}
+	more, err := readReady(s.conn, s.conn, buf[n:])
+	return buf, n + more, err
+}
+
+// longAgo is a deadline that has passed.
+var longAgo = time.Unix(1, 0)
+
+// readReady fills p with the bytes that r holds already and does not wait for the
+// network: a read deadline in the past fails each read that would reach conn.
+// crypto/tls takes such a failure as temporary.
+func readReady(r io.Reader, conn net.Conn, p []byte) (n int, err error) {
+	if err := conn.SetReadDeadline(longAgo); err != nil {
+		return 0, err
+	}
+	for n < len(p) && err == nil {
+		var m int
+		m, err = r.Read(p[n:])
+		n += m
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = nil
+	}
+	return n, errors.Join(err, conn.SetReadDeadline(time.Time{}))
+}
+
+// maxPending bounds what Pending takes over: crypto/tls and a bufio.Reader hold
+// no more than a few records between them.
+const maxPending = 64 << 10
+
+// Pending returns the bytes that r, a reader around conn, has read from conn but
+// not handed out yet.
+func Pending(r io.Reader, conn net.Conn) []byte {
+	p := make([]byte, maxPending)
+	n, _ := readReady(r, conn, p) // an error comes again at the next read
+	if n == 0 {
+		return nil
+	}
+	return append([]byte(nil), p[:n]...)
+}

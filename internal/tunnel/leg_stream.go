@@ -1,0 +1,63 @@
+package tunnel
+
+import (
+	"io"
+	"net/http"
+)
+
+// streamLeg is a leg over an HTTP/2 or HTTP/3 stream that an extended CONNECT
+// opened (RFC 8441, RFC 9220). The stream lives as long as its handler, which
+// ends it by returning.
+type streamLeg struct {
+	bufferedSource
+	outer *http.ResponseController // wrappers may watch over the body's deadline
+	inner *http.ResponseController
+	w     io.Writer
+}
+
+// StreamLeg returns a leg that reads from body, the request's, and writes to the
+// innermost of w, flushing each write. Both are in use until the tunnel's Wait
+// has returned.
+func StreamLeg(w http.ResponseWriter, body io.Reader) Leg {
+	inner := Innermost(w)
+	return &streamLeg{
+		bufferedSource: bufferedSource{body},
+		outer:          http.NewResponseController(w),
+		inner:          http.NewResponseController(inner),
+		w:              inner,
+	}
+}
+
+// Innermost returns the writer that net/http or its like made. What wraps it
+// would keep the whole request in memory, to count bytes that are logged already,
+// and is not made for deadlines set while another goroutine writes.
+func Innermost(w http.ResponseWriter) http.ResponseWriter {
+	for {
+		wrapper, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return w
+		}
+		w = wrapper.Unwrap()
+	}
+}
+
+func (l *streamLeg) Write(p []byte) (int, error) {
+	n, err := l.w.Write(p)
+	if err != nil {
+		return n, err
+	}
+	return n, l.inner.Flush()
+}
+
+// closeWrite does nothing: END_STREAM goes out when the handler returns, which it
+// does when the tunnel is over.
+func (l *streamLeg) closeWrite() error { return nil }
+
+// end releases a blocked reader, and a blocked writer unless the peer is to get
+// all that was written.
+func (l *streamLeg) end(how ending) {
+	l.outer.SetReadDeadline(longAgo)
+	if how != endClean {
+		l.inner.SetWriteDeadline(longAgo)
+	}
+}

@@ -1,0 +1,161 @@
+package watchrtcproxy
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// The relays that the vendor's proxy guide names.
+const (
+	presetProduction = "production"
+	presetStaging    = "staging"
+)
+
+var presets = map[string]string{
+	presetProduction: "wss://watchrtc.testrtc.com",
+	presetStaging:    "wss://watchrtc-staging2.testrtc.com",
+}
+
+// upstreamForms is what every error about an upstream says is accepted.
+const upstreamForms = "want production, staging, or a URL such as wss://relay.example:8443/base" +
+	" with the scheme wss, https, ws or http"
+
+// upstream is a relay.
+type upstream struct {
+	tls  bool
+	host string // as in a URL: with a port unless it is the scheme's own
+	base string // base path, escaped; empty or beginning but not ending with a slash
+}
+
+// parseUpstream reads a preset or URL that holds no placeholder.
+func parseUpstream(s string) (*upstream, error) {
+	raw := s
+	if preset, ok := presets[s]; ok {
+		raw = preset
+	}
+	u, err := url.Parse(raw)
+	if err != nil {
+		return nil, badUpstream(s, "it is not a URL")
+	}
+	up := &upstream{}
+	switch strings.ToLower(u.Scheme) {
+	case "wss", "https":
+		up.tls = true
+	case "ws", "http":
+	default:
+		return nil, badUpstream(s, "its scheme is not known")
+	}
+	if up.host, err = canonicalHost(u, up.defaultPort()); err != nil {
+		return nil, badUpstream(s, err.Error())
+	}
+	switch {
+	case u.User != nil:
+		return nil, badUpstream("(hidden)", "it must not hold a user name or password")
+	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
+		return nil, badUpstream(s, "it must have neither query nor fragment")
+	}
+	up.base = strings.TrimRight(u.EscapedPath(), "/")
+	return up, nil
+}
+
+func badUpstream(s, why string) error {
+	return fmt.Errorf("upstream %q: %s; %s", s, why, upstreamForms)
+}
+
+// canonicalHost returns u's host in lower case, without the default port.
+func canonicalHost(u *url.URL, defaultPort string) (string, error) {
+	name, port := strings.ToLower(u.Hostname()), u.Port()
+	if name == "" {
+		return "", errors.New("it has no host")
+	}
+	if strings.ContainsAny(name, " \t{}\"<>\\^`|*,;") {
+		return "", errors.New("its host is not a host name")
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); port != "" && (err != nil || n == 0) {
+		return "", errors.New("its port is not between 1 and 65535")
+	}
+	if port == defaultPort || port == "" {
+		if strings.Contains(name, ":") {
+			name = "[" + name + "]"
+		}
+		return name, nil
+	}
+	return net.JoinHostPort(name, port), nil
+}
+
+func (u *upstream) defaultPort() string {
+	if u.tls {
+		return "443"
+	}
+	return "80"
+}
+
+// scheme is the one that http.Transport takes.
+func (u *upstream) scheme() string {
+	if u.tls {
+		return "https"
+	}
+	return "http"
+}
+
+// String is the canonical form: the same for each way to write the same relay.
+// It names the upstream in logs and decides which tunnels survive a reload.
+func (u *upstream) String() string {
+	if u.tls {
+		return "wss://" + u.host + u.base
+	}
+	return "ws://" + u.host + u.base
+}
+
+// checkUpstreams refuses what resolveUpstream will refuse, as far as that can be
+// told before placeholders are replaced.
+func checkUpstreams(upstreams []string) error {
+	if len(upstreams) > 1 {
+		return fmt.Errorf("upstream %q: one upstream is supported, and it is %q", upstreams[1], upstreams[0])
+	}
+	for _, s := range upstreams {
+		if strings.Contains(s, "{") {
+			continue
+		}
+		if _, err := parseUpstream(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// resolveUpstream replaces global placeholders and parses the result.
+func resolveUpstream(upstreams []string) (*upstream, error) {
+	if err := checkUpstreams(upstreams); err != nil {
+		return nil, err
+	}
+	s := upstreams[0]
+	resolved, err := caddy.NewReplacer().ReplaceOrErr(s, true, true)
+	if err != nil {
+		return nil, fmt.Errorf("upstream %q: %v; placeholders must be known when the configuration is loaded, such as {env.RELAY}", s, err)
+	}
+	up, err := parseUpstream(resolved)
+	if err != nil && resolved != s {
+		return nil, fmt.Errorf("upstream %q: %w", s, err)
+	}
+	return up, err
+}
+
+// url returns where a request for escapedPath, which begins with a slash, goes.
+func (u *upstream) url(escapedPath string, from *url.URL) *url.URL {
+	escaped := u.base + escapedPath
+	out := &url.URL{
+		Scheme: u.scheme(), Host: u.host,
+		RawQuery: from.RawQuery, ForceQuery: from.ForceQuery,
+	}
+	// A path that cannot be unescaped does not get past the server's parser.
+	out.Path, _ = url.PathUnescape(escaped)
+	out.RawPath = escaped
+	return out
+}
