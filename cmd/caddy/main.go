@@ -7,6 +7,7 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 
 	_ "github.com/caddy-watchrtc/watchrtc-proxy"
+	_ "github.com/caddy-watchrtc/watchrtc-proxy/devrelay"
 )
 
 func main() {
