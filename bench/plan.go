@@ -132,7 +132,7 @@ func (p *plan) measure(ctx context.Context, b *bench, r *report.Run) error {
 		for _, job := range p.jobs(b) {
 			for _, c := range order {
 				start := time.Now()
-				sample, err := job.measure(ctx, c)
+				sample, err := b.measure(ctx, c, job.take)
 				if err != nil {
 					return fmt.Errorf("%s, %s: %w", c.Name, job.name, err)
 				}
@@ -147,17 +147,15 @@ func (p *plan) measure(ctx context.Context, b *bench, r *report.Run) error {
 
 // job is one measurement on a fresh process.
 type job struct {
-	name    string
-	measure func(context.Context, contestant.Contestant) (report.Sample, error)
+	name string
+	take func(context.Context, *subject) (report.Sample, error)
 }
 
 func (p *plan) jobs(b *bench) []job {
 	var jobs []job
 	for _, count := range p.tunnels {
 		jobs = append(jobs, job{fmt.Sprintf("%d tunnels", count),
-			func(ctx context.Context, c contestant.Contestant) (report.Sample, error) {
-				return b.tunnels(ctx, c, count)
-			}})
+			func(ctx context.Context, s *subject) (report.Sample, error) { return b.tunnels(ctx, s, count) }})
 	}
 	return append(jobs, job{"posts", b.posts})
 }

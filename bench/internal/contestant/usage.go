@@ -16,17 +16,25 @@ import (
 func (p *Process) CPU() (time.Duration, error) {
 	var total time.Duration
 	err := p.each(func(pid int) error {
-		// The process's CPU-time clock counts nanoseconds, where
-		// /proc/PID/stat counts ticks of 10 ms.
-		var ts unix.Timespec
-		clock := int32(^pid<<3 | 2)
-		if err := unix.ClockGettime(clock, &ts); err != nil {
-			return fmt.Errorf("the CPU time of process %d: %w", pid, err)
-		}
-		total += time.Duration(ts.Nano())
-		return nil
+		used, err := cpuOf(pid)
+		total += used
+		return err
 	})
 	return total, err
+}
+
+// OwnCPU is the same of this program, without what it started.
+func OwnCPU() (time.Duration, error) { return cpuOf(os.Getpid()) }
+
+// cpuOf reads the CPU-time clock of a process, which counts nanoseconds where
+// /proc/PID/stat counts ticks of 10 ms.
+func cpuOf(pid int) (time.Duration, error) {
+	var ts unix.Timespec
+	clock := int32(^pid<<3 | 2) // as clock_getcpuclockid makes it
+	if err := unix.ClockGettime(clock, &ts); err != nil {
+		return 0, fmt.Errorf("the CPU time of process %d: %w", pid, err)
+	}
+	return time.Duration(ts.Nano()), nil
 }
 
 // PSS returns the memory of all the process's processes in bytes: what each

@@ -17,6 +17,10 @@ func TestParse(t *testing.T) {
 	if err != nil || pss != 1234<<10 {
 		t.Errorf("parsePSS: %d, %v", pss, err)
 	}
+	busy, err := parseMachineCPU("cpu  1 2 3 1000 1000 4 5 6 0 0\ncpu0 9 9")
+	if err != nil || busy != 210*time.Millisecond {
+		t.Errorf("parseMachineCPU: %v, %v", busy, err)
+	}
 	if _, err := parsePSS("Rss: 1 kB\n"); err == nil {
 		t.Error("parsePSS found what isn't there")
 	}

@@ -144,14 +144,16 @@ func (r *Run) writeScalingRow(b *strings.Builder, key, name string, counts []int
 
 // writeOrigin says what was measured, and where.
 func (r *Run) writeOrigin(b *strings.Builder) {
-	verified := 0
+	verified, others := 0, 0.0
 	for _, s := range r.Samples {
 		verified += s.Verified
+		others = max(others, s.Others)
 	}
 	var versions []string
 	for _, c := range r.Contestants {
 		versions = append(versions, fmt.Sprintf("%s: %s", c.Name, c.Version))
 	}
-	fmt.Fprintf(b, "%s; %s. %s. %s messages and posts, each byte of which arrived.\n",
-		r.Machine, strings.Join(versions, "; "), r.Settings, thousands(verified))
+	fmt.Fprintf(b, "%s; %s. %s. %s messages and posts, each byte of which arrived. "+
+		"Other programs on the machine used up to %.2f cores during a sample.\n",
+		r.Machine, strings.Join(versions, "; "), r.Settings, thousands(verified), others)
 }

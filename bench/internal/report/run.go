@@ -29,6 +29,7 @@ type Sample struct {
 	Round      int                `json:"round"`
 	Tunnels    int                `json:"tunnels,omitempty"`
 	Verified   int                `json:"verified"` // messages or posts, each byte compared
+	Others     float64            `json:"others"`   // cores used by what has no part in this
 	Values     map[string]float64 `json:"values"`   // by Metric.Key
 }
 
