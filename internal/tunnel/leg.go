@@ -66,11 +66,16 @@ func ConnLeg(conn net.Conn, pending []byte, rearmed bool) Leg {
 }
 
 func newSource(conn net.Conn, rearmed bool) source {
-	if tlsConn, ok := conn.(*tls.Conn); ok && !rearmed {
-		return &tlsSource{conn: tlsConn}
-	}
-	if tcpConn, ok := conn.(*net.TCPConn); ok {
-		if s := newRawSource(tcpConn); s != nil {
+	switch c := conn.(type) {
+	case *tls.Conn:
+		if s := newReadyTLSSource(c); s != nil {
+			return s
+		}
+		if !rearmed {
+			return &wakeTLSSource{conn: c}
+		}
+	case *net.TCPConn:
+		if s := newReadyTCPSource(c); s != nil {
 			return s
 		}
 	}
@@ -135,32 +140,6 @@ func (s bufferedSource) receive() (*buffer, int, error) {
 		return nil, 0, err
 	}
 	return buf, n, err
-}
-
-// wakeSize fits the relay's acknowledgements, pings and Close frames, so that
-// these need no second read.
-const wakeSize = 64
-
-// tlsSource waits in a read of a few bytes and takes a buffer when they have
-// come. crypto/tls has decrypted a whole record by then, the rest of which it
-// hands out without another system call.
-type tlsSource struct {
-	conn *tls.Conn
-	wake [wakeSize]byte
-}
-
-func (s *tlsSource) receive() (*buffer, int, error) {
-	n, err := s.conn.Read(s.wake[:])
-	if n == 0 {
-		return nil, 0, err
-	}
-	buf := takeBuffer()
-	copy(buf[:], s.wake[:n])
-	if n < wakeSize || err != nil {
-		return buf, n, err
-	}
-	more, err := readReady(s.conn, s.conn, buf[n:])
-	return buf, n + more, err
 }
 
 // longAgo is a deadline that has passed.
