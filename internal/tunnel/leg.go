@@ -163,17 +163,18 @@ func readReady(r io.Reader, conn net.Conn, p []byte) (n int, err error) {
 	return n, errors.Join(err, conn.SetReadDeadline(time.Time{}))
 }
 
-// maxPending bounds what Pending takes over: crypto/tls and a bufio.Reader hold
-// no more than a few records between them.
-const maxPending = 64 << 10
-
 // Pending returns the bytes that r, a reader around conn, has read from conn but
-// not handed out yet.
+// not handed out yet. They are few: crypto/tls and a bufio.Reader hold no more than
+// a record and a buffer between them.
 func Pending(r io.Reader, conn net.Conn) []byte {
-	p := make([]byte, maxPending)
-	n, _ := readReady(r, conn, p) // an error comes again at the next read
-	if n == 0 {
-		return nil
+	buf := takeBuffer()
+	defer giveBuffer(buf)
+	var pending []byte
+	for {
+		n, _ := readReady(r, conn, buf[:]) // an error comes again at the next read
+		if n == 0 {
+			return pending
+		}
+		pending = append(pending, buf[:n]...)
 	}
-	return append([]byte(nil), p[:n]...)
 }
