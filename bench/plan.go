@@ -107,7 +107,7 @@ func (p *plan) buildCaddy(ctx context.Context, dir string) (err error) {
 func (p *plan) newResults() (*report.Run, error) {
 	r := &report.Run{
 		Machine: machine(),
-		Settings: fmt.Sprintf("%d rounds, %v of each load, %v of settling, TLS 1.3 with X25519, AES-128-GCM and ECDSA P-256 on both legs",
+		Settings: fmt.Sprintf("Rounds: %d, with %v of each load and %v of settling; TLS 1.3 with X25519, AES-128-GCM and ECDSA P-256 on both legs",
 			p.rounds, p.duration, p.settle),
 	}
 	for _, c := range p.contestants {
