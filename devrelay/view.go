@@ -11,6 +11,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/coder/websocket"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/devrelay/internal/lzstring"
 )
 
 // The live page is meant for a browser that visits the relay itself. Its data has
@@ -200,8 +202,8 @@ func forwardedFor(seen Request) string {
 // JSON.
 func decodeText(data []byte) (text string, compressed bool) {
 	plain := strings.ToValidUTF8(string(data), "\ufffd")
-	expanded, err := decompressLZ(plain, inflateLimit)
-	if errors.Is(err, errLZCorrupt) || !strings.HasPrefix(expanded, "[") && !strings.HasPrefix(expanded, "{") {
+	expanded, err := lzstring.Decompress(plain, inflateLimit)
+	if errors.Is(err, lzstring.ErrCorrupt) || !strings.HasPrefix(expanded, "[") && !strings.HasPrefix(expanded, "{") {
 		return plain, false
 	}
 	return expanded, true

@@ -1,4 +1,4 @@
-package devrelay
+package lzstring
 
 import (
 	"errors"
@@ -7,8 +7,8 @@ import (
 	"unicode/utf16"
 )
 
-// lzVectors were made with LZ-string itself.
-var lzVectors = []struct{ text, compressed string }{
+// vectors were made with the LZ-string library.
+var vectors = []struct{ text, compressed string }{
 	{"", "Q"},
 	{"a", "IZA"},
 	{"aa", "IbI"},
@@ -18,46 +18,46 @@ var lzVectors = []struct{ text, compressed string }{
 	{"naïve ☃ 🎈", "HYQw9wbgpgBIwGQ0DwbgI-aA"},
 }
 
-func TestDecompressLZ(t *testing.T) {
-	for _, v := range lzVectors {
-		if got, err := decompressLZ(v.compressed, 1000); err != nil || got != v.text {
+func TestDecompress(t *testing.T) {
+	for _, v := range vectors {
+		if got, err := Decompress(v.compressed, 1000); err != nil || got != v.text {
 			t.Errorf("%s: got %q, %v; want %q", v.compressed, got, err, v.text)
 		}
 	}
 }
 
-func TestDecompressLZTruncated(t *testing.T) {
-	whole := lzVectors[5]
+func TestDecompressTruncated(t *testing.T) {
+	whole := vectors[5]
 	for cut := range len(whole.compressed) {
-		got, err := decompressLZ(whole.compressed[:cut], 1000)
-		if !errors.Is(err, errLZTruncated) || !strings.HasPrefix(whole.text, got) {
+		got, err := Decompress(whole.compressed[:cut], 1000)
+		if !errors.Is(err, ErrTruncated) || !strings.HasPrefix(whole.text, got) {
 			t.Errorf("%d characters: got %q, %v", cut, got, err)
 		}
 	}
-	if got, err := decompressLZ(whole.compressed, 4); got != `[["g` || !errors.Is(err, errLZTruncated) {
+	if got, err := Decompress(whole.compressed, 4); got != `[["g` || !errors.Is(err, ErrTruncated) {
 		t.Errorf("limited: got %q, %v", got, err)
 	}
 }
 
-func TestDecompressLZCorrupt(t *testing.T) {
+func TestDecompressCorrupt(t *testing.T) {
 	for _, src := range []string{"plain text", "[1]", "w", "IZ_"} {
-		if got, err := decompressLZ(src, 1000); !errors.Is(err, errLZCorrupt) || got != "" {
+		if got, err := Decompress(src, 1000); !errors.Is(err, ErrCorrupt) || got != "" {
 			t.Errorf("%q: got %q, %v", src, got, err)
 		}
 	}
 }
 
-func FuzzDecompressLZ(f *testing.F) {
+func FuzzDecompress(f *testing.F) {
 	const limit = 1 << 12
-	for _, v := range lzVectors {
+	for _, v := range vectors {
 		f.Add(v.compressed)
 	}
 	f.Fuzz(func(t *testing.T, src string) {
-		got, err := decompressLZ(src, limit)
+		got, err := Decompress(src, limit)
 		if units := len(utf16.Encode([]rune(got))); units > limit {
 			t.Errorf("%d units from %d characters, over the limit", units, len(src))
 		}
-		if errors.Is(err, errLZCorrupt) && got != "" {
+		if errors.Is(err, ErrCorrupt) && got != "" {
 			t.Errorf("corrupt, but gave %q", got)
 		}
 	})
