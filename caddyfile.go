@@ -2,6 +2,7 @@ package watchrtcproxy
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 
@@ -36,7 +37,7 @@ func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 	h.Next()
 	matchers, err := h.ExtractMatcherSet()
 	if err != nil {
-		return nil, err
+		return nil, h.WrapErr(err)
 	}
 	if isMount {
 		handler.PathPrefix = mount
@@ -152,6 +153,10 @@ func (h *Handler) parseTransport(d *caddyfile.Dispenser) error {
 	if d.Val() != "http" {
 		return d.Errf("transport '%s' is not supported; the only one accepted is http", d.Val())
 	}
+	if d.CountRemainingArgs() > 0 {
+		d.NextArg()
+		return d.Errf("transport http takes a block, but is given '%s'; want transport http { ... }", d.Val())
+	}
 	mod, err := caddyfile.UnmarshalModule(d, "http.reverse_proxy.transport.http")
 	if err != nil {
 		return err
@@ -211,6 +216,9 @@ func parseHeaderOp(d *caddyfile.Dispenser, ops *headers.HeaderOps) error {
 		value = args[1]
 	case 3:
 		value, replacement = args[1], &args[2]
+		if err := checkRegexp(value); err != nil {
+			return d.Errf("%s %s '%s': %v; want a regular expression (RE2)", name, args[0], value, err)
+		}
 	default:
 		return d.Errf("%s has %d arguments; want [+|-]<field> [<value|regexp> [<replacement>]]", name, len(args))
 	}
@@ -218,6 +226,16 @@ func parseHeaderOp(d *caddyfile.Dispenser, ops *headers.HeaderOps) error {
 		return d.WrapErr(err)
 	}
 	return nil
+}
+
+// checkRegexp refuses what Provision will refuse, as far as that can be told
+// before placeholders are replaced.
+func checkRegexp(expr string) error {
+	if strings.Contains(expr, "{") {
+		return nil // a placeholder, or a repetition
+	}
+	_, err := regexp.Compile(expr)
+	return err
 }
 
 func (h *Handler) parseMaxBodySize(d *caddyfile.Dispenser) error {

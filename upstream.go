@@ -56,16 +56,30 @@ func parseUpstream(s string) (*upstream, error) {
 	}
 	switch {
 	case u.User != nil:
-		return nil, badUpstream("(hidden)", "it must not hold a user name or password")
+		return nil, badUpstream(s, "it must not hold a user name or password")
 	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
 		return nil, badUpstream(s, "it must have neither query nor fragment")
+	case u.RawPath != "" && u.RawPath != u.EscapedPath():
+		return nil, badUpstream(s, "its path holds characters that must be escaped")
 	}
 	up.base = strings.TrimRight(u.EscapedPath(), "/")
 	return up, nil
 }
 
 func badUpstream(s, why string) error {
-	return fmt.Errorf("upstream %q: %s; %s", s, why, upstreamForms)
+	return fmt.Errorf("upstream %q: %s; %s", presentable(s), why, upstreamForms)
+}
+
+// presentable cuts out of a faulty upstream what may be a secret: who logs in,
+// and the query.
+func presentable(s string) string {
+	if i := strings.LastIndex(s, "@"); i >= 0 {
+		s = "…" + s[i:]
+	}
+	if path, _, ok := strings.Cut(s, "?"); ok {
+		s = path + "?…"
+	}
+	return s
 }
 
 // canonicalHost returns u's host in lower case, without the default port.
@@ -74,7 +88,7 @@ func canonicalHost(u *url.URL, defaultPort string) (string, error) {
 	if name == "" {
 		return "", errors.New("it has no host")
 	}
-	if strings.ContainsAny(name, " \t{}\"<>\\^`|*,;") {
+	if strings.ContainsAny(name, " \t%{}\"<>\\^`|*,;") {
 		return "", errors.New("its host is not a host name")
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); port != "" && (err != nil || n == 0) {
@@ -95,6 +109,17 @@ func (u *upstream) defaultPort() string {
 	}
 	return "80"
 }
+
+// address is what to dial.
+func (u *upstream) address() string {
+	if _, _, err := net.SplitHostPort(u.host); err == nil {
+		return u.host
+	}
+	return net.JoinHostPort(u.hostname(), u.defaultPort())
+}
+
+// hostname is the host without port and brackets.
+func (u *upstream) hostname() string { return (&url.URL{Host: u.host}).Hostname() }
 
 // scheme is the one that http.Transport takes.
 func (u *upstream) scheme() string {
@@ -117,7 +142,7 @@ func (u *upstream) String() string {
 // told before placeholders are replaced.
 func checkUpstreams(upstreams []string) error {
 	if len(upstreams) > 1 {
-		return fmt.Errorf("upstream %q: one upstream is supported, and it is %q", upstreams[1], upstreams[0])
+		return fmt.Errorf("upstream %q: one upstream is supported, and it is %q", presentable(upstreams[1]), presentable(upstreams[0]))
 	}
 	for _, s := range upstreams {
 		if strings.Contains(s, "{") {
