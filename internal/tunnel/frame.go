@@ -145,8 +145,8 @@ func (s *scanner) readCloseCode(p []byte) {
 func (s *scanner) endFrame() {
 	if s.opcode() == opClose && s.closeCode == 0 {
 		s.closeCode = closeNoStatus
-		if s.offset >= 2 {
-			s.closeCode = int(binary.BigEndian.Uint16(s.code[:]))
+		if code := binary.BigEndian.Uint16(s.code[:]); s.offset >= 2 && code != 0 {
+			s.closeCode = int(code) // a code of 0 says as little as none
 		}
 	}
 	s.inPayload = false

@@ -160,7 +160,10 @@ func readReady(r io.Reader, conn net.Conn, p []byte) (n int, err error) {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		err = nil
 	}
-	return n, errors.Join(err, conn.SetReadDeadline(time.Time{}))
+	if cerr := conn.SetReadDeadline(time.Time{}); err == nil {
+		err = cerr // and io.EOF stays io.EOF
+	}
+	return n, err
 }
 
 // Pending returns the bytes that r, a reader around conn, has read from conn but
