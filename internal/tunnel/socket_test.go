@@ -1,0 +1,147 @@
+package tunnel
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"math/big"
+	"net"
+	"sync"
+	"testing"
+	"time"
+)
+
+// socketKind is one way in which a leg is connected to its peer.
+type socketKind struct {
+	name    string
+	tls     bool
+	rearmed bool
+	connect func(t *testing.T) (leg, peer net.Conn)
+}
+
+var socketKinds = []socketKind{
+	{name: "tcp", connect: tcpPair},
+	{name: "tcp-wrapped", connect: func(t *testing.T) (net.Conn, net.Conn) {
+		leg, peer := tcpPair(t)
+		return wrapped{leg.(*net.TCPConn)}, peer
+	}},
+	{name: "tls-server", tls: true, connect: func(t *testing.T) (net.Conn, net.Conn) {
+		leg, peer := tcpPair(t)
+		return shakeHands(t, leg, peer)
+	}},
+	{name: "tls-client", tls: true, connect: func(t *testing.T) (net.Conn, net.Conn) {
+		leg, peer := tcpPair(t)
+		peer, leg = shakeHands(t, peer, leg)
+		return leg, peer
+	}},
+	{name: "tls-1.2", tls: true, connect: func(t *testing.T) (net.Conn, net.Conn) {
+		leg, peer := tcpPair(t)
+		return shakeHandsAs(t, leg, peer, &tls.Config{MaxVersion: tls.VersionTLS12})
+	}},
+	{name: "tls-wrapped", tls: true, connect: func(t *testing.T) (net.Conn, net.Conn) {
+		leg, peer := tcpPair(t)
+		return shakeHands(t, wrapped{leg.(*net.TCPConn)}, peer)
+	}},
+	{name: "tls-rearmed", tls: true, rearmed: true, connect: func(t *testing.T) (net.Conn, net.Conn) {
+		leg, peer := tcpPair(t)
+		return shakeHands(t, rearming{leg.(*net.TCPConn)}, peer)
+	}},
+}
+
+// eachSocket runs test over every kind of connection.
+func eachSocket(t *testing.T, test func(t *testing.T, kind socketKind)) {
+	for _, kind := range socketKinds {
+		t.Run(kind.name, func(t *testing.T) {
+			t.Parallel()
+			test(t, kind)
+		})
+	}
+}
+
+func (k socketKind) leg(t *testing.T) (Leg, net.Conn) {
+	conn, peer := k.connect(t)
+	return ConnLeg(conn, nil, k.rearmed), peer
+}
+
+// wrapped hides from a leg that it is over TCP, as listener wrappers do.
+type wrapped struct{ *net.TCPConn }
+
+// rearming sets a read deadline of its own on each read, as Caddy's read_timeout
+// does.
+type rearming struct{ *net.TCPConn }
+
+func (c rearming) Read(p []byte) (int, error) {
+	if err := c.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		return 0, err
+	}
+	return c.TCPConn.Read(p)
+}
+
+func tcpPair(t *testing.T) (a, b net.Conn) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	a, err = net.Dial("tcp", listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.Close() })
+	b, err = listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Close() })
+	return a, b
+}
+
+func shakeHands(t *testing.T, server, client net.Conn) (*tls.Conn, *tls.Conn) {
+	return shakeHandsAs(t, server, client, &tls.Config{})
+}
+
+// shakeHandsAs makes TLS connections of both ends, after config.
+func shakeHandsAs(t *testing.T, server, client net.Conn, config *tls.Config) (*tls.Conn, *tls.Conn) {
+	t.Helper()
+	serverConfig, clientConfig := config.Clone(), config.Clone()
+	serverConfig.Certificates = []tls.Certificate{certificate()}
+	clientConfig.RootCAs = x509.NewCertPool()
+	clientConfig.RootCAs.AddCert(certificate().Leaf)
+	clientConfig.ServerName = "relay.test"
+	s, c := tls.Server(server, serverConfig), tls.Client(client, clientConfig)
+	failed := make(chan error, 1)
+	go func() { failed <- s.Handshake() }()
+	if err := c.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-failed; err != nil {
+		t.Fatal(err)
+	}
+	return s, c
+}
+
+var certificate = sync.OnceValue(func() tls.Certificate {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		DNSNames:     []string{"relay.test"},
+		NotBefore:    time.Now().Add(-time.Hour),
+		NotAfter:     time.Now().Add(time.Hour),
+		IsCA:         true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		panic(err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		panic(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
+})
