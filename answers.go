@@ -38,6 +38,9 @@ func (f *refusal) Error() string { return f.err.Error() }
 // code can read it: an answer without Access-Control-Allow-Origin is hidden from
 // other origins' pages.
 func refuse(w http.ResponseWriter, r *http.Request, f *refusal) error {
+	if allowPreflight(w, r, f) {
+		return nil
+	}
 	header := w.Header()
 	if origin := r.Header.Get("Origin"); origin != "" {
 		header.Set("Access-Control-Allow-Origin", origin)

@@ -1,0 +1,60 @@
+package watchrtcproxy
+
+import (
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+)
+
+func TestAllowPreflight(t *testing.T) {
+	preflight := http.Header{
+		"Origin":                         {"https://app.example"},
+		"Access-Control-Request-Method":  {"POST"},
+		"Access-Control-Request-Headers": {"content-type"},
+	}
+	for _, test := range []struct {
+		name   string
+		method string
+		header http.Header
+		status int
+		want   int // 0: the refusal stands
+	}{
+		{"relay down", http.MethodOptions, preflight, http.StatusBadGateway, http.StatusNoContent},
+		{"origin not allowed", http.MethodOptions, preflight, http.StatusForbidden, 0},
+		{"not OPTIONS", http.MethodPost, preflight, http.StatusBadGateway, 0},
+		{"OPTIONS of no browser", http.MethodOptions, http.Header{}, http.StatusBadGateway, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := httptest.NewRequest(test.method, "/trace", nil)
+			r.Header = test.header
+			w := httptest.NewRecorder()
+			err := refuse(w, r, &refusal{status: test.status, err: errors.New("refused")})
+			if stands := err != nil; stands != (test.want == 0) {
+				t.Fatalf("the refusal stands: %v", stands)
+			}
+			if test.want == 0 {
+				return
+			}
+			checkPreflightAnswer(t, w.Result())
+		})
+	}
+}
+
+func checkPreflightAnswer(t *testing.T, answer *http.Response) {
+	t.Helper()
+	if answer.StatusCode != http.StatusNoContent {
+		t.Errorf("status %d, want 204", answer.StatusCode)
+	}
+	for field, want := range map[string]string{
+		"Access-Control-Allow-Origin":  "https://app.example",
+		"Access-Control-Allow-Methods": "POST",
+		"Access-Control-Allow-Headers": "content-type",
+		"Access-Control-Max-Age":       "0",
+		"Vary":                         "Origin",
+	} {
+		if got := answer.Header.Get(field); got != want {
+			t.Errorf("%s: %q, want %q", field, got, want)
+		}
+	}
+}
