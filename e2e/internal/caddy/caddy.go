@@ -1,0 +1,154 @@
+// Package caddy runs the Caddy binary under test.
+package caddy
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/party"
+)
+
+// Binary is the file to run.
+var Binary = os.Getenv("WATCHRTC_E2E_CADDY")
+
+// startGrace is how long Caddy may take to serve.
+const startGrace = 30 * time.Second
+
+// Config says what a Caddy is started with.
+type Config struct {
+	Name   string   // of the party; default: proxy
+	Global []string // lines of the Caddyfile's global options
+	Sites  string   // the rest of the Caddyfile; empty: no configuration at all
+	Env    []string
+}
+
+// Caddy is a running Caddy with an admin address and a data folder of its own.
+type Caddy struct {
+	*party.Process
+	Admin string // host:port
+
+	config Config
+	home   string
+}
+
+// Start runs Caddy until tb ends, and returns once it serves.
+func Start(tb testing.TB, config Config) *Caddy {
+	tb.Helper()
+	if config.Name == "" {
+		config.Name = "proxy"
+	}
+	c := &Caddy{Admin: FreeAddr(tb), config: config}
+	c.home = filepath.Join(party.Dir(tb), config.Name+".home")
+	c.run(tb)
+	return c
+}
+
+// Restart starts Caddy again after Stop, with what it has stored.
+func (c *Caddy) Restart(tb testing.TB) {
+	tb.Helper()
+	c.run(tb)
+}
+
+func (c *Caddy) run(tb testing.TB) {
+	tb.Helper()
+	args := []string{"run"}
+	ready := "admin endpoint started"
+	if c.config.Sites != "" {
+		args = append(args, "--adapter", "caddyfile", "--config",
+			party.WriteFile(tb, c.config.Name+".Caddyfile", c.Caddyfile(c.config.Sites)))
+		ready = "serving initial configuration"
+	}
+	cmd := exec.Command(Binary, args...)
+	cmd.Env = append([]string{
+		"HOME=" + c.home, "XDG_DATA_HOME=" + c.home, "XDG_CONFIG_HOME=" + c.home,
+		"CADDY_ADMIN=" + c.Admin,
+	}, c.config.Env...)
+	c.Process = party.Start(tb, c.config.Name, cmd)
+	c.Await(tb, startGrace, ready)
+}
+
+// Caddyfile returns sites below this Caddy's global options.
+func (c *Caddy) Caddyfile(sites string) string {
+	global := append([]string{
+		"admin " + c.Admin,
+		"skip_install_trust",
+		"auto_https disable_redirects",
+		"log {\n\t\tlevel DEBUG\n\t}",
+	}, c.config.Global...)
+	return "{\n\t" + strings.Join(global, "\n\t") + "\n}\n" + sites
+}
+
+// Load replaces the configuration, as `caddy reload` does.
+func (c *Caddy) Load(tb testing.TB, sites string) {
+	tb.Helper()
+	c.Do(tb, http.MethodPost, "/load", "text/caddyfile", c.Caddyfile(sites))
+}
+
+// Do sends a request to the admin API and returns the answer's body.
+func (c *Caddy) Do(tb testing.TB, method, path, contentType, body string) string {
+	tb.Helper()
+	req, err := http.NewRequestWithContext(tb.Context(), method, "http://"+c.Admin+path, strings.NewReader(body))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if body != "" {
+		req.Header.Set("Content-Type", contentType)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		tb.Fatalf("%s %s: %s: %s", method, path, resp.Status, answer)
+	}
+	return string(bytes.TrimSpace(answer))
+}
+
+// FreeAddr returns a loopback address that nobody listens on.
+func FreeAddr(tb testing.TB) string {
+	tb.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer listener.Close()
+	return listener.Addr().String()
+}
+
+// Port returns the port of addr.
+func Port(tb testing.TB, addr string) string {
+	tb.Helper()
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return port
+}
+
+// Build builds Binary unless the environment names one.
+func Build(dir string) error {
+	if Binary != "" {
+		return nil
+	}
+	Binary = filepath.Join(dir, "caddy")
+	cmd := exec.Command("go", "build", "-o", Binary, "./cmd/caddy")
+	cmd.Dir = ".."
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("building Caddy: %w\n%s", err, out)
+	}
+	return nil
+}

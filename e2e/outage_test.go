@@ -1,0 +1,41 @@
+package e2e
+
+import (
+	"net/http"
+	"testing"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/browser"
+	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/caddy"
+	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/relay"
+)
+
+// seen is what page code can see of an answer.
+type seen struct {
+	Status int
+	Text   string
+}
+
+// TestRelayDown has the SDK start while the relay is down. It says so, page code
+// can read the status of a failing request, and the SDK connects once the relay
+// is up.
+func TestRelayDown(t *testing.T) {
+	s := newScene(t, relay.Config{}, caddy.Config{})
+	down := caddy.FreeAddr(t)
+	s.proxy.Load(t, s.site("wss://"+down))
+
+	page := browser.Start(t, browser.NoQUIC).Open(t, s.pages)
+	page.Run(t, "await start('"+s.url("wss")+"', 'e2e-room')")
+	page.Await(t, patience, "states.length > 0")
+	if reason := browser.Eval[string](t, page, "states[0].reason"); reason != "cantConnectToServer" {
+		t.Errorf("the SDK reports %q, want cantConnectToServer", reason)
+	}
+	if got := browser.Eval[seen](t, page, "post('"+s.url("https")+"/trace')"); got.Status != http.StatusBadGateway {
+		t.Errorf("page code sees %+v, want status 502", got)
+	}
+
+	s.relay = relay.Start(t, s.ca, relay.Config{Addr: down})
+	page.Await(t, patience, "connected()")
+	if got := browser.Eval[seen](t, page, "post('"+s.url("https")+"/trace')"); got.Status != http.StatusOK {
+		t.Errorf("page code sees %+v, want status 200", got)
+	}
+}

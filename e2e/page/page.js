@@ -1,0 +1,51 @@
+// What the tests see of the SDK: its states, and how its WebSockets closed. This
+// script comes before the SDK.
+const states = [];
+const closes = [];
+
+window.WebSocket = class extends WebSocket {
+  constructor(...args) {
+    super(...args);
+    this.addEventListener("close", (e) => closes.push({ code: e.code, reason: e.reason, wasClean: e.wasClean }));
+  }
+};
+
+// start sets the SDK up and makes the call that has it connect.
+async function start(proxyUrl, room) {
+  watchRTC.init({ rtcApiKey: "e2e-key", rtcRoomId: room, rtcPeerId: "e2e-peer", proxyUrl, logLevel: "debug" });
+  watchRTC.addStateListener((state) => {
+    states.push(state);
+    document.getElementById("states").textContent = JSON.stringify(states);
+  });
+  await call();
+}
+
+// call connects two peers of this page by a data channel.
+async function call() {
+  const [a, b] = [new RTCPeerConnection(), new RTCPeerConnection()];
+  a.onicecandidate = (e) => e.candidate && b.addIceCandidate(e.candidate);
+  b.onicecandidate = (e) => e.candidate && a.addIceCandidate(e.candidate);
+  const channel = a.createDataChannel("e2e");
+  const opened = new Promise((resolve) => (channel.onopen = resolve));
+  await a.setLocalDescription(await a.createOffer());
+  await b.setRemoteDescription(a.localDescription);
+  await b.setLocalDescription(await b.createAnswer());
+  await a.setRemoteDescription(b.localDescription);
+  await opened;
+}
+
+// post does what the SDK does, and returns what page code can see of the answer.
+async function post(url) {
+  try {
+    const answer = await fetch(url, {
+      method: "POST", mode: "cors", cache: "no-cache", credentials: "same-origin",
+      headers: { "Content-Type": "application/json" }, body: JSON.stringify({ data: ["post"] }),
+    });
+    return { status: answer.status, text: await answer.text() };
+  } catch (error) {
+    return { status: 0, text: String(error) };
+  }
+}
+
+const connected = () => states.some((s) => s.connectionStatus === "connected");
+const connections = () => states.filter((s) => s.connectionStatus === "connected").length;
