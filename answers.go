@@ -67,11 +67,14 @@ func fail(w http.ResponseWriter, r *http.Request, ctx context.Context, err error
 // failure classifies an error of a round trip under ctx.
 func failure(ctx context.Context, err error) *refusal {
 	var tooLarge *http.MaxBytesError
+	var client clientError
 	var dial reverseproxy.DialError
 	var timeout net.Error
 	switch {
 	case errors.As(err, &tooLarge):
 		return &refusal{status: http.StatusRequestEntityTooLarge, err: errBodyTooLarge}
+	case errors.As(err, &client):
+		return &refusal{status: http.StatusBadRequest, err: fmt.Errorf("reading the request's body: %w", err)}
 	case errors.Is(context.Cause(ctx), errHandshakeTimeout):
 		return &refusal{status: http.StatusGatewayTimeout, err: errHandshakeTimeout}
 	case errors.As(err, &dial):

@@ -20,13 +20,14 @@ func (h *Handler) serveExchange(w http.ResponseWriter, r *http.Request, path str
 	}
 	limit := newDeadline(r.Context(), h.handshakeTimeout())
 	defer limit.end()
+	limit.pause()
 	informational := &informational{w: w}
 	setTransportVars(r, false)
 	out := h.outbound(withTrace(limit, informational), r, path)
 	setBody(out, w, r, h.MaxBodySize)
 	h.applyRequestOps(out)
 
-	answer, err := h.exchanges.RoundTrip(out)
+	answer, err := h.transports.roundTrip(out)
 	informational.stop()
 	limit.pause()
 	if err == nil && answer.StatusCode == http.StatusSwitchingProtocols {
@@ -41,10 +42,11 @@ func (h *Handler) serveExchange(w http.ResponseWriter, r *http.Request, path str
 	return writeAnswer(w, answer)
 }
 
-// withTrace has the deadline leave out the time in which the client sends its
+// withTrace has the deadline leave out the time that the client takes for its
 // body, and passes 1xx answers on.
 func withTrace(limit *deadline, informational *informational) context.Context {
 	return httptrace.WithClientTrace(limit.ctx, &httptrace.ClientTrace{
+		GetConn:        func(string) { limit.resume() },
 		GotConn:        func(httptrace.GotConnInfo) { limit.pause() },
 		WroteRequest:   func(httptrace.WroteRequestInfo) { limit.resume() },
 		Got1xxResponse: informational.write,
@@ -92,7 +94,10 @@ func setBody(out *http.Request, w http.ResponseWriter, r *http.Request, limit in
 		return
 	}
 	out.ContentLength = r.ContentLength
-	body := &requestBody{ReadCloser: http.MaxBytesReader(w, r.Body, limit)}
+	body := &requestBody{ReadCloser: r.Body}
+	if r.ContentLength < 0 {
+		body.ReadCloser = http.MaxBytesReader(w, r.Body, limit)
+	}
 	out.Body = body
 	if len(r.Trailer) > 0 {
 		body.from = r
@@ -117,6 +122,9 @@ type requestBody struct {
 
 func (b *requestBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		err = clientError{err}
+	}
 	if err == io.EOF && b.from != nil {
 		for field := range b.trailer {
 			b.trailer[field] = b.from.Trailer[field]
@@ -124,6 +132,11 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// clientError is a failure to read the client's body.
+type clientError struct{ error }
+
+func (e clientError) Unwrap() error { return e.error }
 
 // allowedTrailer returns the announced fields that may go to the relay, without
 // values. X-Forwarded-* are said in the header or not at all.

@@ -6,7 +6,6 @@ package watchrtcproxy
 import (
 	"errors"
 	"fmt"
-	"net/http"
 	"strings"
 	"time"
 
@@ -109,12 +108,7 @@ type Handler struct {
 	upstream *upstream
 	trust    trust
 
-	// handshakes is the transport for WebSocket handshakes, which each take a
-	// connection of their own; exchanges is the one for everything else.
-	handshakes http.RoundTripper
-	exchanges  http.RoundTripper
-	// rearmed: the transport's read_timeout sets read deadlines of its own.
-	rearmed bool
+	transports transports
 
 	lease *tunnel.Lease
 }
@@ -172,7 +166,7 @@ func orDefault(d *caddy.Duration, value time.Duration) *caddy.Duration {
 	return d
 }
 
-// provisionTransport loads Caddy's transport and derives the two uses of it.
+// provisionTransport loads Caddy's transport and derives what is made of it.
 func (h *Handler) provisionTransport(ctx caddy.Context) error {
 	if len(h.TransportRaw) == 0 {
 		h.TransportRaw = json.RawMessage(`{"protocol":"http"}`)
@@ -185,8 +179,7 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 	if !ok {
 		return fmt.Errorf("transport %T is not supported; the only one accepted is http", mod)
 	}
-	h.rearmed = transport.ReadTimeout > 0
-	h.handshakes, h.exchanges = newTransports(transport)
+	h.transports = newTransports(transport, h.upstream)
 	return nil
 }
 
@@ -226,6 +219,7 @@ func (h *Handler) Validate() error {
 // Cleanup gives the upstream back; if no other configuration uses it, its tunnels
 // are drained.
 func (h *Handler) Cleanup() error {
+	h.transports.close()
 	if h.lease != nil {
 		h.lease.Release()
 	}

@@ -1,20 +1,35 @@
 package watchrtcproxy
 
 import (
+	"context"
 	"crypto/tls"
+	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/exchange"
 )
 
-// newTransports derives two transports from Caddy's.
-//
-// handshakes opens a connection of its own for each WebSocket: none comes from a
-// pool, so none turns out to be stale, and http.Transport has no reason to send a
-// handshake again. exchanges keeps connections alive.
-func newTransports(t *reverseproxy.HTTPTransport) (handshakes, exchanges http.RoundTripper) {
+// transports are the ways to the relay, all made from Caddy's transport.
+type transports struct {
+	// handshakes opens a connection of its own for each WebSocket: none comes from
+	// a pool, so none turns out to be stale, and http.Transport has no reason to
+	// send a handshake again.
+	handshakes http.RoundTripper
+	// exchanges keeps connections alive for everything else.
+	exchanges http.RoundTripper
+	// pool is for those exchanges that are small; nil where Caddy's transport is to
+	// do something that it does not.
+	pool *exchange.Pool
+	// rearmed: the transport's read_timeout sets read deadlines of its own.
+	rearmed bool
+}
+
+func newTransports(t *reverseproxy.HTTPTransport, up *upstream) transports {
 	if t.Compression == nil {
 		// What a body is encoded as is between the client and the relay.
 		t.Transport.DisableCompression = true
@@ -24,14 +39,111 @@ func newTransports(t *reverseproxy.HTTPTransport) (handshakes, exchanges http.Ro
 		t.Transport.DisableKeepAlives = true
 	}
 	resumeSessions(t.Transport)
+	ts := transports{
+		handshakes: handshakeTransport(t.Transport),
+		exchanges:  t,
+		rearmed:    t.ReadTimeout > 0,
+	}
+	if poolable(t, up) {
+		ts.pool = newPool(t.Transport, up)
+	}
+	return ts
+}
 
-	h := t.Transport.Clone()
+func handshakeTransport(t *http.Transport) *http.Transport {
+	h := t.Clone()
 	h.DisableKeepAlives = true
 	h.Protocols = new(http.Protocols)
 	h.Protocols.SetHTTP1(true)
 	h.ForceAttemptHTTP2 = false
 	h.TLSNextProto = nil
-	return h, t
+	return h
+}
+
+// roundTrip sends an exchange the cheapest way that it can take.
+func (ts *transports) roundTrip(req *http.Request) (*http.Response, error) {
+	if ts.pool != nil && exchange.Takes(req) {
+		return ts.pool.RoundTrip(req)
+	}
+	return ts.exchanges.RoundTrip(req)
+}
+
+func (ts *transports) close() {
+	if ts.pool != nil {
+		ts.pool.Close()
+	}
+}
+
+// poolable reports whether the pool may stand in for t: it speaks HTTP/1.1 over
+// connections that it dials itself.
+func poolable(t *reverseproxy.HTTPTransport, up *upstream) bool {
+	rt := t.Transport
+	return exchange.Supported &&
+		slices.Contains(t.Versions, "1.1") && !slices.Contains(t.Versions, "h2c") &&
+		!rt.DisableKeepAlives && rt.DisableCompression &&
+		rt.MaxConnsPerHost == 0 && rt.MaxIdleConns == 0 &&
+		rt.DialTLSContext == nil &&
+		rt.ResponseHeaderTimeout == 0 && t.ReadTimeout == 0 && t.WriteTimeout == 0 &&
+		!proxied(rt, up)
+}
+
+// proxied reports whether the relay is reached through a forward proxy.
+func proxied(t *http.Transport, up *upstream) bool {
+	if t.Proxy == nil {
+		return false
+	}
+	vars := context.WithValue(context.Background(), caddyhttp.VarsCtxKey, make(map[string]any))
+	req, err := http.NewRequestWithContext(vars, http.MethodGet, up.scheme()+"://"+up.host+"/", nil)
+	if err != nil {
+		return true
+	}
+	proxy, err := t.Proxy(req)
+	return proxy != nil || err != nil
+}
+
+func newPool(t *http.Transport, up *upstream) *exchange.Pool {
+	maxHeader := t.MaxResponseHeaderBytes
+	if maxHeader == 0 {
+		maxHeader = http.DefaultMaxHeaderBytes
+	}
+	return &exchange.Pool{
+		Dial:        poolDialer(t, up),
+		MaxIdle:     t.MaxIdleConnsPerHost,
+		IdleTimeout: t.IdleConnTimeout,
+		MaxHeader:   maxHeader,
+	}
+}
+
+// poolDialer connects as http.Transport does, for HTTP/1.1.
+func poolDialer(t *http.Transport, up *upstream) func(context.Context) (net.Conn, error) {
+	dial := func(ctx context.Context) (net.Conn, error) {
+		return t.DialContext(ctx, "tcp", up.address())
+	}
+	if !up.tls {
+		return dial
+	}
+	config := t.TLSClientConfig.Clone()
+	config.NextProtos = []string{"http/1.1"}
+	if config.ServerName == "" {
+		config.ServerName = up.hostname()
+	}
+	return func(ctx context.Context) (net.Conn, error) {
+		conn, err := dial(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if t.TLSHandshakeTimeout > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, t.TLSHandshakeTimeout)
+			defer cancel()
+		}
+		tlsConn := tls.Client(conn, config)
+		if err := tlsConn.HandshakeContext(ctx); err != nil {
+			conn.Close()
+			return nil, err
+		}
+		return tlsConn, nil
+	}
 }
 
 // resumeSessions lets a TLS handshake with the relay build on an earlier one,

@@ -94,7 +94,7 @@ func (h *Handler) serveWebSocket(w http.ResponseWriter, r *http.Request, path st
 		GotConn: func(info httptrace.GotConnInfo) { relay = info.Conn },
 	})
 	out := h.handshakeRequest(ctx, r, path)
-	answer, err := h.handshakes.RoundTrip(out)
+	answer, err := h.transports.handshakes.RoundTrip(out)
 	limit.pause()
 	if err == nil && answer.StatusCode == http.StatusSwitchingProtocols && !validAnswer(out, answer) {
 		answer.Body.Close()
@@ -115,7 +115,7 @@ func (h *Handler) serveWebSocket(w http.ResponseWriter, r *http.Request, path st
 	if isExtendedConnect(r) {
 		open = h.openStream
 	}
-	if err := open(w, r, tunnel.ConnLeg(relay, pending, h.rearmed)); err != nil {
+	if err := open(w, r, tunnel.ConnLeg(relay, pending, h.transports.rearmed)); err != nil {
 		relay.Close()
 		return caddyhttp.Error(http.StatusInternalServerError, err)
 	}

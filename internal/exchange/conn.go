@@ -1,0 +1,104 @@
+package exchange
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"time"
+)
+
+// conn is a connection to the server. One exchange owns it at a time.
+type conn struct {
+	net.Conn
+	r      *bufio.Reader // of head, of Conn
+	w      *bufio.Writer
+	head   headReader
+	quiet  quietness
+	unused time.Time // since when it has been idle
+}
+
+func newConn(nc net.Conn) *conn {
+	c := &conn{Conn: nc, head: headReader{conn: nc}, quiet: newQuietness(nc)}
+	c.r = bufio.NewReader(&c.head)
+	c.w = bufio.NewWriter(nc)
+	return c
+}
+
+// isQuiet reports whether an idle connection has received nothing: neither its end
+// nor bytes that nobody asked for.
+func (c *conn) isQuiet() bool { return c.quiet.check() }
+
+// interrupt fails what the exchange is waiting for.
+func (c *conn) interrupt() { c.SetDeadline(time.Unix(1, 0)) }
+
+// exchange writes req with body and reads the head of the answer.
+func (c *conn) exchange(req *http.Request, body []byte, maxHeader int64) (*http.Response, error) {
+	if err := c.write(req, body); err != nil {
+		return nil, c.cause(req.Context(), err)
+	}
+	for {
+		c.head.limit(maxHeader)
+		answer, err := http.ReadResponse(c.r, req)
+		if err != nil {
+			return nil, c.cause(req.Context(), err)
+		}
+		c.head.unlimit()
+		if answer.StatusCode >= 200 || answer.StatusCode == http.StatusSwitchingProtocols {
+			return answer, nil
+		}
+		trace := httptrace.ContextClientTrace(req.Context())
+		if trace != nil && trace.Got1xxResponse != nil {
+			if err := trace.Got1xxResponse(answer.StatusCode, textproto.MIMEHeader(answer.Header)); err != nil {
+				return nil, err
+			}
+		}
+	}
+}
+
+// write lets net/http frame the request.
+func (c *conn) write(req *http.Request, body []byte) error {
+	framed := *req
+	framed.Body, framed.ContentLength = nil, 0
+	if len(body) > 0 {
+		framed.Body, framed.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	}
+	if err := framed.Write(c.w); err != nil {
+		return err
+	}
+	return c.w.Flush()
+}
+
+// cause prefers the reason of an interruption to its effect.
+func (c *conn) cause(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// headReader reads from conn, bounded while the head of an answer is read.
+type headReader struct {
+	conn    io.Reader
+	bounded bool
+	left    int64
+}
+
+func (h *headReader) limit(n int64) { h.bounded, h.left = true, n }
+func (h *headReader) unlimit()      { h.bounded = false }
+
+func (h *headReader) Read(p []byte) (int, error) {
+	if !h.bounded {
+		return h.conn.Read(p)
+	}
+	if h.left <= 0 {
+		return 0, errHeaderTooLarge
+	}
+	n, err := h.conn.Read(p)
+	h.left -= int64(n)
+	return n, err
+}

@@ -1,0 +1,242 @@
+// Package exchange sends small HTTP/1.1 requests over kept-alive connections, each
+// in the goroutine that asks for it. http.Transport passes a request and its answer
+// between three goroutines; for the SDK's posts that is most of what forwarding
+// costs (docs/performance.md).
+//
+// It knows nothing of Caddy.
+package exchange
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"sync"
+	"time"
+)
+
+// MaxBody is the largest request body in bytes that a Pool sends. It has to fit
+// into the buffers between the two ends: nobody reads the relay's answer while the
+// request is being written.
+const MaxBody = 64 << 10
+
+// Pool is an http.RoundTripper for one server. It repeats no request: a request
+// that fails may have reached the server.
+type Pool struct {
+	// Dial opens a connection, TLS included.
+	Dial func(context.Context) (net.Conn, error)
+	// MaxIdle is how many unused connections are kept.
+	MaxIdle int
+	// IdleTimeout is how long an unused connection is kept.
+	IdleTimeout time.Duration
+	// MaxHeader bounds the head of an answer, in bytes.
+	MaxHeader int64
+
+	mu     sync.Mutex // protects what follows
+	idle   []*conn    // the least recently used first
+	expiry *time.Timer
+	closed bool
+}
+
+// Takes reports whether req is one for a Pool: small, with a body whose length is
+// known, and without the parts of HTTP that need both directions at once.
+func Takes(req *http.Request) bool {
+	return req.ContentLength >= 0 && req.ContentLength <= MaxBody &&
+		len(req.Trailer) == 0 && len(req.Header["Expect"]) == 0
+}
+
+// RoundTrip sends req and returns the head of its answer. The connection is kept
+// when the answer's body has been read to its end. The context ends the exchange
+// at any time.
+//
+// Of the context's httptrace hooks it calls GetConn, once the request's body has
+// been read, and Got1xxResponse.
+func (p *Pool) RoundTrip(req *http.Request) (*http.Response, error) {
+	body, err := readBody(req)
+	if err != nil {
+		return nil, err
+	}
+	defer body.release()
+	if trace := httptrace.ContextClientTrace(req.Context()); trace != nil && trace.GetConn != nil {
+		trace.GetConn(req.URL.Host)
+	}
+	c, err := p.take(req.Context())
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(req.Context(), c.interrupt)
+	answer, err := c.exchange(req, body.bytes, p.MaxHeader)
+	if err != nil {
+		stop()
+		c.Close()
+		return nil, err
+	}
+	held := &answerBody{
+		ReadCloser: answer.Body, pool: p, conn: c, stop: stop,
+		keep: !answer.Close && answer.StatusCode != http.StatusSwitchingProtocols,
+	}
+	if answer.Body == http.NoBody {
+		held.done(true)
+		return answer, nil
+	}
+	answer.Body = held
+	return answer, nil
+}
+
+// take returns an idle connection that is still good, or a new one.
+func (p *Pool) take(ctx context.Context) (*conn, error) {
+	for {
+		c := p.pop()
+		if c == nil {
+			break
+		}
+		if c.isQuiet() {
+			return c, nil
+		}
+		c.Close()
+	}
+	nc, err := p.Dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return newConn(nc), nil
+}
+
+// pop returns the most recently used idle connection, or nil.
+func (p *Pool) pop() *conn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	last := len(p.idle) - 1
+	if last < 0 {
+		return nil
+	}
+	c := p.idle[last]
+	p.idle[last] = nil
+	p.idle = p.idle[:last]
+	return c
+}
+
+// put keeps c for the next request, or closes it if there are enough.
+func (p *Pool) put(c *conn) {
+	p.mu.Lock()
+	keep := !p.closed && len(p.idle) < p.MaxIdle
+	if keep {
+		c.unused = time.Now()
+		p.idle = append(p.idle, c)
+		if p.expiry == nil {
+			p.expiry = time.AfterFunc(p.IdleTimeout, p.expire)
+		}
+	}
+	p.mu.Unlock()
+	if !keep {
+		c.Close()
+	}
+}
+
+// expire closes what has been idle for too long, and comes again while there is
+// anything idle.
+func (p *Pool) expire() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := 0
+	for n < len(p.idle) && time.Since(p.idle[n].unused) >= p.IdleTimeout {
+		p.idle[n].Close()
+		n++
+	}
+	p.idle = append(p.idle[:0:0], p.idle[n:]...)
+	p.expiry = nil
+	if len(p.idle) > 0 && !p.closed {
+		p.expiry = time.AfterFunc(p.IdleTimeout-time.Since(p.idle[0].unused), p.expire)
+	}
+}
+
+// Close closes the idle connections and keeps none from now on. Exchanges under
+// way go on.
+func (p *Pool) Close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	if p.expiry != nil {
+		p.expiry.Stop()
+	}
+	for _, c := range p.idle {
+		c.Close()
+	}
+	p.idle = nil
+}
+
+// bodies are buffers for request bodies.
+var bodies = sync.Pool{New: func() any { return new([MaxBody]byte) }}
+
+// requestBody is a request's body, all of it.
+type requestBody struct {
+	bytes  []byte
+	buffer *[MaxBody]byte
+}
+
+// readBody reads the body before a connection is taken: a slow client must not
+// keep one busy.
+func readBody(req *http.Request) (requestBody, error) {
+	if req.Body == nil {
+		return requestBody{}, nil
+	}
+	defer req.Body.Close()
+	if req.ContentLength == 0 {
+		return requestBody{}, nil
+	}
+	b := requestBody{buffer: bodies.Get().(*[MaxBody]byte)}
+	b.bytes = b.buffer[:req.ContentLength]
+	if _, err := io.ReadFull(req.Body, b.bytes); err != nil {
+		b.release()
+		return requestBody{}, err
+	}
+	return b, nil
+}
+
+func (b requestBody) release() {
+	if b.buffer != nil {
+		bodies.Put(b.buffer)
+	}
+}
+
+// answerBody gives the connection back when it has been read to its end.
+type answerBody struct {
+	io.ReadCloser
+	pool *Pool
+	conn *conn // nil once given back or closed
+	stop func() bool
+	keep bool
+}
+
+func (b *answerBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.done(err == io.EOF)
+	}
+	return n, err
+}
+
+// Close reads nothing: an answer that is not wanted is not worth waiting for.
+func (b *answerBody) Close() error {
+	b.done(false)
+	return nil
+}
+
+func (b *answerBody) done(complete bool) {
+	c := b.conn
+	if c == nil {
+		return
+	}
+	b.conn = nil
+	uninterrupted := b.stop()
+	// Bytes that nobody asked for would be taken for the next answer's.
+	if complete && uninterrupted && b.keep && c.r.Buffered() == 0 {
+		b.pool.put(c)
+		return
+	}
+	c.Close()
+}
+
+var errHeaderTooLarge = errors.New("the head of the answer is too large")
