@@ -121,7 +121,10 @@ func answer(w http.ResponseWriter, req *http.Request) {
 	case route == "POST /trace", route == "POST /error":
 		writeJSON(w, http.StatusOK, map[string]bool{"ok": true})
 	case route == "GET /get-qualityrtc-config" && hasKey(req.RequestURI):
-		writeJSON(w, http.StatusOK, map[string]any{"jsonConfig": map[string]any{"config": map[string]any{}}})
+		writeJSON(w, http.StatusOK, map[string]any{
+			"jsonConfig": map[string]any{"config": map[string]any{}},
+			"url":        "https://quality.invalid", // the SDK fails without a URL
+		})
 	case route == "GET /get-qualityrtc-config":
 		writeJSON(w, http.StatusUnauthorized, refusal)
 	default:

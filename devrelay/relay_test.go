@@ -262,7 +262,7 @@ func TestHTTP(t *testing.T) {
 		{"POST", "/trace", `{"data":[]}`, 200, `{"ok":true}`},
 		{"POST", "/error", `{"data":[]}`, 200, `{"ok":true}`},
 		{"OPTIONS", "/trace", "", 204, ""},
-		{"GET", "/get-qualityrtc-config?apiKey=k", "", 200, `{"jsonConfig":{"config":{}}}`},
+		{"GET", "/get-qualityrtc-config?apiKey=k", "", 200, `{"jsonConfig":{"config":{}},"url":"https://quality.invalid"}`},
 		{"GET", "/get-qualityrtc-config", "", 401, `{"error":"apiKey or token is missing"}`},
 		{"POST", "//trace", "{}", 404, `{"error":"no such endpoint"}`},
 		{"POST", "/trace", strings.Repeat("x", 101), 413, `{"error":"body too large"}`},
