@@ -1,0 +1,188 @@
+package watchrtcproxy
+
+import (
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// from is a PROXY protocol header: the tests' way to be any peer.
+func from(addr string) string {
+	family, to := "TCP4", "192.0.2.200"
+	if strings.Contains(addr, ":") {
+		family, to = "TCP6", "2001:db8::200"
+	}
+	return "PROXY " + family + " " + addr + " " + to + " 40000 443\r\n"
+}
+
+// proxyProtocol lets clients say who they are with from.
+const proxyProtocol = `listener_wrappers {
+	proxy_protocol {
+		allow 127.0.0.1/32
+	}
+	tls
+}
+`
+
+// TestForwarded shows whose X-Forwarded-* and Forwarded are believed, and what is
+// made of them.
+func TestForwarded(t *testing.T) {
+	said := []string{
+		"X-Forwarded-For: 203.0.113.1, 203.0.113.2:1234",
+		"X-Other: between",
+		"X-Forwarded-For:   [2001:db8::1]:443,unknown",
+		"x-forwarded-for: fe80::1%eth0",
+		"X-Forwarded-Proto: http",
+		"X-Forwarded-Host: front.example",
+		"Forwarded: for=203.0.113.1",
+		"X-Real-IP: 203.0.113.1",
+	}
+	const chain = "203.0.113.1, 203.0.113.2, 2001:db8::1, unknown, fe80::1, "
+	for _, test := range []struct {
+		name, server, options string
+		peer                  string
+		believed              bool
+		want                  string // X-Forwarded-For
+	}{
+		{name: "private peer, nothing set", peer: "10.1.2.3", believed: true, want: chain + "10.1.2.3"},
+		{name: "private IPv6 peer, nothing set", peer: "fd00::7", believed: true, want: chain + "fd00::7"},
+		{name: "loopback peer, nothing set", peer: "127.0.0.1", believed: true, want: chain + "127.0.0.1"},
+		{name: "public peer, nothing set", peer: "198.51.100.7", want: "198.51.100.7"},
+		{name: "public IPv6 peer, nothing set", peer: "2001:db8::77", want: "2001:db8::77"},
+		{name: "mapped IPv4 peer", peer: "::ffff:198.51.100.7", want: "198.51.100.7"},
+
+		{name: "handler's range", options: "trusted_proxies 198.51.100.0/24", peer: "198.51.100.7", believed: true, want: chain + "198.51.100.7"},
+		{name: "handler's IPv6 range", options: "trusted_proxies 2001:db8::/32", peer: "2001:db8::77", believed: true, want: chain + "2001:db8::77"},
+		{name: "handler's address", options: "trusted_proxies 198.51.100.7", peer: "198.51.100.7", believed: true, want: chain + "198.51.100.7"},
+		{name: "outside the handler's range", options: "trusted_proxies 198.51.100.0/24", peer: "10.1.2.3", want: "10.1.2.3"},
+		{name: "handler's private ranges", options: "trusted_proxies 198.51.100.0/24 private_ranges", peer: "10.1.2.3", believed: true, want: chain + "10.1.2.3"},
+
+		{name: "server's range", server: "trusted_proxies static 198.51.100.0/24", peer: "198.51.100.7", believed: true, want: chain + "198.51.100.7"},
+		{name: "outside the server's range", server: "trusted_proxies static 198.51.100.0/24", peer: "10.1.2.3", want: "10.1.2.3"},
+		{name: "handler overrides server", server: "trusted_proxies static 198.51.100.0/24", options: "trusted_proxies 192.0.2.0/24",
+			peer: "198.51.100.7", want: "198.51.100.7"},
+		{name: "handler overrides server, the other way", server: "trusted_proxies static 198.51.100.0/24", options: "trusted_proxies 192.0.2.0/24",
+			peer: "192.0.2.9", believed: true, want: chain + "192.0.2.9"},
+
+		{name: "masked", options: "mask_client_ip", peer: "10.1.2.3", believed: true,
+			want: "203.0.113.0, 203.0.113.0, 2001:db8::, unknown, fe80::, 10.1.2.0"},
+		{name: "masked IPv6 peer", options: "mask_client_ip", peer: "2001:db8:1:2:3:4:5:6", want: "2001:db8:1::"},
+		{name: "masked mapped IPv4 peer", options: "mask_client_ip", peer: "::ffff:198.51.100.7", want: "198.51.100.0"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			relay := newRelay(t, nil)
+			s := mountOn(relay.URL, test.options)
+			s.server = proxyProtocol + test.server
+			p := start(t, s)
+			for _, kind := range kinds {
+				c := p.dial(t, from(test.peer))
+				c.ask(kind, "/websocket", append(slices.Clone(said), "Host: proxy.example:8443")...)
+				seen := relay.next(t)
+				c.close()
+
+				masked := strings.Contains(test.options, "mask_client_ip")
+				want := map[string]string{
+					"X-Forwarded-For":   test.want,
+					"X-Forwarded-Proto": "https",
+					"X-Forwarded-Host":  "proxy.example:8443",
+					"X-Real-Ip":         "203.0.113.1",
+				}
+				if test.believed {
+					want["X-Forwarded-Proto"], want["X-Forwarded-Host"] = "http", "front.example"
+					want["Forwarded"] = "for=203.0.113.1"
+				}
+				if masked {
+					delete(want, "Forwarded")
+					delete(want, "X-Real-Ip")
+				}
+				for _, field := range []string{"X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "Forwarded", "X-Real-Ip"} {
+					wantField(t, kind, seen.Header, field, want[field])
+				}
+			}
+		})
+	}
+}
+
+// wantField compares a field that is to have one value, or none if want is empty.
+func wantField(t *testing.T, kind string, header http.Header, field, want string) {
+	t.Helper()
+	var lines []string
+	if want != "" {
+		lines = []string{want}
+	}
+	if got := header[field]; !slices.Equal(got, lines) {
+		t.Errorf("%s: %s: %q, want %q", kind, field, got, lines)
+	}
+}
+
+// TestForwardedAnew is a request that says nothing of where it comes from.
+func TestForwardedAnew(t *testing.T) {
+	relay := newRelay(t, nil)
+	s := mountOn(relay.URL, "")
+	s.server = proxyProtocol
+	p := start(t, s)
+	for _, kind := range kinds {
+		c := p.dial(t, from("198.51.100.7"))
+		c.ask(kind, "/websocket", "Host: proxy.example")
+		seen := relay.next(t)
+		c.close()
+		wantField(t, kind, seen.Header, "X-Forwarded-For", "198.51.100.7")
+		wantField(t, kind, seen.Header, "X-Forwarded-Proto", "https")
+		wantField(t, kind, seen.Header, "X-Forwarded-Host", "proxy.example")
+		wantField(t, kind, seen.Header, "Forwarded", "")
+	}
+}
+
+// TestForwardedUnixSocket is a front end on the same host: it has no address to
+// append.
+func TestForwardedUnixSocket(t *testing.T) {
+	for _, test := range []struct {
+		options, want string
+	}{
+		{"", "203.0.113.1"},
+		{"trusted_proxies 127.0.0.1", ""},
+	} {
+		dir, err := os.MkdirTemp("", "w") // t.TempDir may be too long for a socket's path
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.RemoveAll(dir) })
+		relay := newRelay(t, nil)
+		s := mountOn(relay.URL, test.options)
+		s.body += "\nbind 127.0.0.1 unix/" + filepath.Join(dir, "s")
+		p := start(t, s)
+		p.network, p.addr = "unix", filepath.Join(dir, "s")
+		for _, kind := range kinds {
+			c := p.dial(t, "")
+			c.ask(kind, "/websocket", "X-Forwarded-For: 203.0.113.1")
+			seen := relay.next(t)
+			c.close()
+			wantField(t, kind, seen.Header, "X-Forwarded-For", test.want)
+		}
+	}
+}
+
+// TestPeerAddr has what no socket here can say: peers and elements with zones.
+func TestPeerAddr(t *testing.T) {
+	for in, want := range map[string]string{
+		"192.0.2.1":            "192.0.2.1",
+		"192.0.2.1:443":        "192.0.2.1",
+		"[2001:db8::1]:443":    "2001:db8::1",
+		"[2001:db8::1]":        "2001:db8::1",
+		"2001:db8::1":          "2001:db8::1",
+		"[fe80::1%eth0]:443":   "fe80::1",
+		"fe80::1%eth0":         "fe80::1",
+		"[::ffff:192.0.2.1]:1": "192.0.2.1",
+		"@":                    "invalid IP",
+		"":                     "invalid IP",
+		"unknown":              "invalid IP",
+		"relay.example:443":    "invalid IP",
+	} {
+		if got := peerAddr(in).String(); got != want {
+			t.Errorf("%q: got %s, want %s", in, got, want)
+		}
+	}
+}
