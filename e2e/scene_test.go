@@ -4,6 +4,7 @@ import (
 	"context"
 	"embed"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/devrelay"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/caddy"
+	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/party"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/pki"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/relay"
 )
@@ -35,7 +37,9 @@ type scene struct {
 	relay *relay.Server
 	proxy *caddy.Caddy
 	addr  string // the proxy's
-	pages string // URL of the pages that are not on the proxy's origin
+	pages string // URL of the test page, which is also the rest of the proxy's origin
+
+	transport string // lines of the proxy's transport, besides the relay's CA
 }
 
 // newScene runs a relay and a proxy mounted at /websocket. Each option is a line
@@ -45,7 +49,7 @@ func newScene(t *testing.T, relayConfig relay.Config, proxyConfig caddy.Config, 
 	t.Helper()
 	s := &scene{addr: caddy.FreeAddr(t)}
 	s.ca = pki.New(t, "e2e")
-	s.leaf = s.ca.Issue(t, "127.0.0.1", "localhost", "proxy.test")
+	s.leaf = s.ca.Issue(t, "127.0.0.1", "localhost", "proxy.test", "*.site.test")
 	s.relay = relay.Start(t, s.ca, relayConfig)
 	s.pages = servePages(t, sdkNew)
 	proxyConfig.Sites = s.site(s.relay.URL(), options...)
@@ -63,12 +67,13 @@ https://:%s {
 	watchrtc_proxy %s %s {
 		transport http {
 			tls_trust_pool file %s
+			%s
 		}
 		%s
 	}
 	reverse_proxy %s
 }
-`, port(s.addr), s.leaf.CertFile, s.leaf.KeyFile, mount, upstream, s.ca.File, strings.Join(options, "\n\t\t"), s.pages)
+`, port(s.addr), s.leaf.CertFile, s.leaf.KeyFile, mount, upstream, s.ca.File, s.transport, strings.Join(options, "\n\t\t"), s.pages)
 }
 
 func port(addr string) string { return addr[strings.LastIndex(addr, ":")+1:] }
@@ -91,12 +96,11 @@ func servePages(t *testing.T, sdk string) string {
 // pages serves the test page with a release of the SDK.
 func pages(sdk string) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("/{$}", func(w http.ResponseWriter, r *http.Request) {
-		http.ServeFileFS(w, r, pageFiles, "page/index.html")
-	})
-	mux.HandleFunc("/page.js", func(w http.ResponseWriter, r *http.Request) {
-		http.ServeFileFS(w, r, pageFiles, "page/page.js")
-	})
+	for path, file := range map[string]string{"/{$}": "index.html", "/page.js": "page.js", "/quality.js": "quality.js"} {
+		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
+			http.ServeFileFS(w, r, pageFiles, "page/"+file)
+		})
+	}
 	mux.HandleFunc("/sdk.js", func(w http.ResponseWriter, r *http.Request) {
 		http.ServeFile(w, r, "node_modules/watchrtc-sdk-"+sdk+"/lib/index.js")
 	})
@@ -155,4 +159,23 @@ func expired(t *testing.T) context.Context {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	return ctx
+}
+
+// awaitListening waits until a process that does not say so listens on addr.
+func awaitListening(t *testing.T, process *party.Process, addr string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(process.Exited(), patience)
+	defer cancel()
+	for {
+		conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
+		if err == nil {
+			conn.Close()
+			return
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			t.Fatalf("nobody listens on %s: %v", addr, context.Cause(ctx))
+		}
+	}
 }

@@ -4,8 +4,7 @@
 
 const view = document.querySelector("[data-relay-view]");
 const pollEvery = 1000;
-const unfolded = new Set();
-let shown = "";
+let shown = ""; // the state as last received
 
 function element(tag, attributes, ...children) {
 	const node = document.createElement(tag);
@@ -16,9 +15,18 @@ function element(tag, attributes, ...children) {
 	return node;
 }
 
-function card(title, ...children) {
-	return element("section", { class: "card" }, element("h2", {}, title), ...children);
+// card adds a titled box to the page and returns the part of it that changes.
+function card(title) {
+	const body = element("div", {});
+	view.append(element("section", { class: "card" }, element("h2", {}, title), body));
+	return body;
 }
+
+const status = element("p", { class: "status", role: "status" });
+view.replaceChildren(status);
+const connections = card("Connections");
+const messages = card("Latest messages");
+const requests = card("HTTPS requests");
 
 function clock(time) {
 	return new Date(time).toLocaleTimeString([], { hour12: false });
@@ -35,6 +43,14 @@ function plural(count, one) {
 	return `${count} ${one}${count === 1 ? "" : "s"}`;
 }
 
+function traffic(messages, size) {
+	return `${plural(messages, "message")}, ${bytes(size)}`;
+}
+
+function soft(text) {
+	return element("span", { class: "soft" }, text);
+}
+
 function whose(identity) {
 	return [identity.room, identity.peer, identity.session].filter(Boolean).join(" / ") || "not known yet";
 }
@@ -43,23 +59,23 @@ function connectionState(connection) {
 	if (connection.open) {
 		return element("span", { class: "good" }, "open");
 	}
-	const ended = connection.closeCode === 1006 ? "bad" : "soft";
-	return element("span", { class: ended, title: connection.closeReason ?? "" }, `closed ${connection.closeCode}`);
+	const kind = connection.closeCode === 1006 ? "bad" : "soft";
+	return element("span", { class: kind, title: connection.closeReason ?? "" }, `closed ${connection.closeCode}`);
 }
 
 const connectionColumns = [
 	["#", (c) => String(c.id)],
 	["State", connectionState],
-	["X-Forwarded-For", (c) => c.client || element("span", { class: "soft" }, "none")],
+	["X-Forwarded-For", (c) => c.client || soft("none")],
 	["Room / peer / session", (c) => whose(c.identity)],
-	["Received", (c) => `${c.stats.messagesIn} · ${bytes(c.stats.bytesIn)}`],
-	["Sent", (c) => `${c.stats.messagesOut} · ${bytes(c.stats.bytesOut)}`],
-	["Opened", (c) => element("span", { class: "nowrap" }, clock(c.openedAt))],
+	["Received", (c) => traffic(c.stats.messagesIn, c.stats.bytesIn)],
+	["Sent", (c) => traffic(c.stats.messagesOut, c.stats.bytesOut)],
+	["Opened", (c) => clock(c.openedAt)],
 ];
 
-function connectionTable(connections) {
+function connectionTable(list) {
 	const head = connectionColumns.map(([label]) => element("th", { scope: "col" }, label));
-	const rows = connections.map((connection) => element("tr", { title: connection.uri },
+	const rows = list.map((connection) => element("tr", { title: connection.uri },
 		...connectionColumns.map(([label, show]) => element("td", { "data-label": label }, element("span", {}, show(connection))))));
 	return element("table", {}, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows));
 }
@@ -73,47 +89,59 @@ function pretty(text) {
 	}
 }
 
-// foldable keeps open what its reader has opened, though the list is built anew.
-function foldable(key, summary, text) {
-	const node = element("details", {}, element("summary", {}, ...summary, element("span", { class: "preview" }, text)),
+function foldable(summary, text) {
+	return element("details", {},
+		element("summary", {}, ...summary, element("span", { class: "preview" }, text)),
 		element("pre", {}, pretty(text)));
-	node.open = unfolded.has(key);
-	node.addEventListener("toggle", () => node.open ? unfolded.add(key) : unfolded.delete(key));
-	return node;
 }
 
 function message(m) {
-	const size = m.compressed ? `${bytes(m.size)}, expanded` : bytes(m.size);
-	return foldable(`message ${m.connection} ${m.seq}`,
-		[element("span", { class: "soft" }, clock(m.time)), `#${m.connection}`, element("span", { class: "soft" }, size)], m.text);
+	const size = element("span", { class: "soft size" }, m.compressed ? `${bytes(m.size)} compressed` : bytes(m.size));
+	return foldable([soft(clock(m.time)), `#${m.connection}`, size], m.text);
 }
 
 function request(r) {
-	const client = r.client || "no X-Forwarded-For";
-	return foldable(`request ${r.time}`,
-		[element("span", { class: "soft" }, clock(r.time)), `${r.method} ${r.uri}`, element("span", { class: "soft" }, client)], r.text);
+	return foldable([soft(clock(r.time)), `${r.method} ${r.uri}`, soft(r.client || "no X-Forwarded-For")], r.text);
 }
 
-function listOr(empty, items) {
-	return items.length > 0 ? items : [element("p", { class: "empty" }, empty)];
+// update brings a list of foldables up to date. Items never change and new ones come
+// first, so those on the page stay, with what their reader has unfolded or selected.
+function update(list, items, build, empty) {
+	const keys = items.map((item) => `${item.time} ${item.connection} ${item.seq}`);
+	const kept = new Set();
+	for (const node of [...list.children]) {
+		if (keys.includes(node.dataset.key)) {
+			kept.add(node.dataset.key);
+		} else {
+			node.remove();
+		}
+	}
+	for (let i = items.length - 1; i >= 0; i--) {
+		if (!kept.has(keys[i])) {
+			const node = build(items[i]);
+			node.dataset.key = keys[i];
+			list.prepend(node);
+		}
+	}
+	if (items.length === 0) {
+		list.replaceChildren(nothing(empty));
+	}
+}
+
+function nothing(text) {
+	return element("p", { class: "empty" }, text);
+}
+
+function say(kind, text) {
+	status.className = `status ${kind}`;
+	status.textContent = text;
 }
 
 function render(state) {
-	const connections = state.connections.length > 0
-		? [connectionTable(state.connections)]
-		: listOr("No WebSocket yet.", []);
-	view.replaceChildren(
-		element("p", { class: "status good", role: "status" },
-			`${plural(state.open, "connection")} open, ${state.opened} since the relay started`),
-		card("Connections", ...connections),
-		card("Latest messages", ...listOr("No message yet.", state.messages.map(message))),
-		card("HTTPS requests", ...listOr("No request yet.", state.requests.map(request))),
-	);
-}
-
-function renderLost() {
-	view.querySelector(".status")?.remove();
-	view.prepend(element("p", { class: "status bad", role: "status" }, "The relay does not answer. Trying again …"));
+	say("good", `${plural(state.open, "connection")} open, ${state.opened} since the relay started`);
+	connections.replaceChildren(state.connections.length > 0 ? connectionTable(state.connections) : nothing("No WebSocket yet."));
+	update(messages, state.messages, message, "No message yet.");
+	update(requests, state.requests, request, "No request yet.");
 }
 
 async function poll() {
@@ -130,7 +158,7 @@ async function poll() {
 		}
 		shown = text;
 	} catch {
-		renderLost();
+		say("bad", "The relay does not answer. Trying again …");
 		shown = "";
 	}
 	setTimeout(poll, pollEvery);

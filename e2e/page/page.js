@@ -49,3 +49,18 @@ async function post(url) {
 
 const connected = () => states.some((s) => s.connectionStatus === "connected");
 const connections = () => states.filter((s) => s.connectionStatus === "connected").length;
+
+// runQuality has the SDK fetch its configuration for a network test. The test
+// itself is quality.js.
+async function runQuality() {
+  const result = await watchRTC.qualityrtc.run({ options: { codeUrl: "/quality.js" } });
+  if (!result?.ran) throw new Error("the network test did not run: " + JSON.stringify(result));
+}
+
+// failGetUserMedia asks for a device that is not there, which the SDK reports.
+async function failGetUserMedia() {
+  const failed = await navigator.mediaDevices
+    .getUserMedia({ audio: { deviceId: { exact: "no such device" } } })
+    .then(() => false, () => true);
+  if (!failed) throw new Error("getUserMedia found a device");
+}

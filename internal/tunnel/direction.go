@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 	"sync/atomic"
@@ -101,7 +102,7 @@ func (d *direction) emit(p []byte) error {
 	n, err := d.dst.Write(p)
 	d.bytes.Add(uint64(n))
 	if err != nil {
-		return errors.Join(errWrite, err)
+		return fmt.Errorf("%w: %w", errWrite, err)
 	}
 	return nil
 }
@@ -127,15 +128,15 @@ func (d *direction) goAway() error {
 // writeClose writes the Close frame if the direction stands at a boundary and
 // none has passed yet. mu is held.
 func (d *direction) writeClose() error {
+	if d.scan.closeCode != 0 {
+		d.closed = true // by the peer's own, maybe in the middle of a message
+	}
 	if d.closed || !d.scan.atBoundary() {
 		return nil
 	}
 	d.closed = true
-	if d.scan.closeCode != 0 {
-		return nil // the peer's own Close frame went before
-	}
 	if _, err := d.dst.Write(closeFrame(closeGoingAway, d.masked)); err != nil {
-		return errors.Join(errWrite, err)
+		return fmt.Errorf("%w: %w", errWrite, err)
 	}
 	return nil
 }

@@ -40,8 +40,8 @@ func (g *Group) stopDrainLocked() {
 
 func (g *Group) runDrain(d *drain, window time.Duration) {
 	defer close(d.done)
-	if g.goAwayEvenly(d, window) && g.awaitEmpty(d) {
-		g.registry.forget(g)
+	if g.goAwayEvenly(d, window) {
+		g.awaitEmpty(d)
 	}
 }
 
@@ -53,11 +53,14 @@ func (g *Group) goAwayEvenly(d *drain, window time.Duration) bool {
 	begun := time.Now()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for i, t := range tunnels {
+	for i := 0; i < len(tunnels) && g.count.Load() > 0; {
 		timer.Reset(time.Until(begun.Add(drainTime(i, len(tunnels), window))))
 		select {
 		case <-timer.C:
-			t.goAway(reasonDrained)
+			tunnels[i].goAway(reasonDrained)
+			i++
+		case <-g.emptied:
+			// All may have left by themselves.
 		case <-d.stop:
 			return false
 		}
@@ -73,19 +76,18 @@ func drainTime(i, n int, window time.Duration) time.Duration {
 	return time.Duration(share * (float64(i) + 0.25 + rand.Float64()/2))
 }
 
-// awaitEmpty waits until the last tunnel has gone, linger at the most. It reports
-// false when the drain was stopped.
-func (g *Group) awaitEmpty(d *drain) bool {
+// awaitEmpty waits until the last tunnel has gone, linger at the most, or the
+// drain is stopped.
+func (g *Group) awaitEmpty(d *drain) {
 	timer := time.NewTimer(linger)
 	defer timer.Stop()
 	for g.count.Load() > 0 {
 		select {
 		case <-g.emptied:
 		case <-timer.C:
-			return true
+			return
 		case <-d.stop:
-			return false
+			return
 		}
 	}
-	return true
 }

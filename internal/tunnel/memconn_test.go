@@ -53,6 +53,9 @@ func (c *memConn) abort() {
 	c.Close()
 }
 
+// takeNoMore fails what the other end writes, and nothing else.
+func (c *memConn) takeNoMore() { c.in.endReading(syscall.EPIPE) }
+
 func (c *memConn) LocalAddr() net.Addr              { return &net.TCPAddr{} }
 func (c *memConn) RemoteAddr() net.Addr             { return &net.TCPAddr{} }
 func (c *memConn) SetDeadline(time.Time) error      { return os.ErrNoDeadline }

@@ -58,6 +58,7 @@ func (l *Lease) Release() {
 	delete(g.leases, l)
 	if len(g.leases) == 0 {
 		g.drainLocked(l.window)
+		r.forgetLocked(g)
 	}
 }
 
@@ -114,12 +115,17 @@ func (r *Registry) drains() []*drain {
 	return ds
 }
 
-// forget drops a group that nobody uses.
+// forget drops g if nobody uses it.
 func (r *Registry) forget(g *Group) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	r.forgetLocked(g)
+}
+
+// forgetLocked does so while r.mu and g.mu are held.
+func (r *Registry) forgetLocked(g *Group) {
 	if len(g.leases) > 0 || g.count.Load() > 0 {
 		return
 	}
@@ -183,6 +189,9 @@ func (g *Group) remove(t *Tunnel, sum Summary) {
 		select {
 		case g.emptied <- struct{}{}:
 		default:
+		}
+		if g.draining.Load() {
+			g.registry.forget(g) // unless its upstream is leased again
 		}
 	}
 }

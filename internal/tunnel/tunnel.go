@@ -7,6 +7,7 @@ package tunnel
 
 import (
 	"errors"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -136,7 +137,7 @@ func (t *Tunnel) directionEnded(d *direction, err error, to string) {
 	}
 
 	t.mu.Lock()
-	t.noteEnd(by, t.endReason(err))
+	t.noteEnd(by, closeAbnormal, endReason(err))
 	t.ended++
 	last := t.ended == 2
 	halfClose := orderly && !last && !t.over
@@ -171,30 +172,31 @@ func (t *Tunnel) halfClose(d *direction) {
 	}
 }
 
-func (t *Tunnel) endReason(err error) string {
-	switch {
-	case t.closer.Load() != nil:
-		return "close frame"
-	case isEOF(err):
+// endReason says why a direction has ended, without the addresses that net puts
+// into its errors: whoever masks them does not want them in the logs either.
+func endReason(err error) string {
+	if isEOF(err) {
 		return "end of stream"
-	default:
-		return err.Error()
 	}
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		return op.Err.Error()
+	}
+	return err.Error()
 }
 
 // noteEnd remembers the first cause of the tunnel's end: the first Close frame,
 // or else what by did. mu is held.
-func (t *Tunnel) noteEnd(by, reason string) {
+func (t *Tunnel) noteEnd(by string, code int, reason string) {
 	if t.closedBy != "" {
 		return
 	}
-	t.closedBy, t.closeCode, t.reason = by, closeAbnormal, reason
-	switch closer := t.closer.Load(); {
-	case closer == nil:
-	case *closer == ByClient:
-		t.closedBy, t.closeCode = ByClient, int(t.toRelay.code.Load())
-	default:
-		t.closedBy, t.closeCode = ByRelay, int(t.toClient.code.Load())
+	t.closedBy, t.closeCode, t.reason = by, code, reason
+	if closer := t.closer.Load(); closer != nil {
+		d := &t.toRelay
+		if *closer == ByRelay {
+			d = &t.toClient
+		}
+		t.closedBy, t.closeCode, t.reason = *closer, int(d.code.Load()), "close frame"
 	}
 }
 
@@ -232,7 +234,7 @@ func (t *Tunnel) goAway(reason string) {
 		t.mu.Unlock()
 		return // it is ending by itself
 	}
-	t.closedBy, t.closeCode, t.reason = ByProxy, closeGoingAway, reason
+	t.noteEnd(ByProxy, closeGoingAway, reason)
 	t.lingerLocked()
 	t.running.Add(2) // not over, so not yet waited for in vain
 	t.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -111,6 +112,14 @@ func (p *Page) Await(tb testing.TB, patience time.Duration, expression string) {
 	tb.Helper()
 	p.run(tb, patience+time.Second, chromedp.Poll(expression, nil,
 		chromedp.WithPollingInterval(100*time.Millisecond), chromedp.WithPollingTimeout(patience)))
+}
+
+// SetCookie sets a cookie that the browser sends along with requests of other
+// sites' pages too.
+func (p *Page) SetCookie(tb testing.TB, url, cookie string) {
+	tb.Helper()
+	name, value, _ := strings.Cut(cookie, "=")
+	p.run(tb, 10*time.Second, network.SetCookie(name, value).WithURL(url).WithSecure(true).WithSameSite(network.CookieSameSiteNone))
 }
 
 // Cookies returns every cookie of the profile.

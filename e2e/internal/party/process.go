@@ -87,3 +87,6 @@ func (p *Process) Await(tb testing.TB, patience time.Duration, words ...string) 
 	}
 	return line
 }
+
+// Exited is done when the process is. Its cause says how that came.
+func (p *Process) Exited() context.Context { return p.exited }

@@ -89,7 +89,12 @@ async function sendTrace() {
 	await fetch("/websocket/trace", {
 		method: "POST",
 		headers: { "Content-Type": "application/json" },
-		body: JSON.stringify({ ...session, data: ["hello from the quickstart", null, null, Date.now()] }),
+		body: JSON.stringify({
+			projectId: session.rtcApiKey,
+			rtcRoomId: session.rtcRoomId,
+			rtcPeerId: session.rtcPeerId,
+			data: ["hello from the quickstart", null, null, Date.now()],
+		}),
 	});
 }
 

@@ -1,0 +1,2 @@
+// In place of the vendor's network test.
+window.__qualityRTC = { run: async ({ config }) => ({ ran: true, config }) };

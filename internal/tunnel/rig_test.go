@@ -1,0 +1,213 @@
+package tunnel
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// room is what a connection in memory holds on the way.
+const room = 64 << 10
+
+// rig is a registry with one leased upstream.
+type rig struct {
+	t         *testing.T
+	registry  *Registry
+	lease     *Lease
+	summaries chan Summary
+}
+
+// inBubble runs test in fake time. All goroutines that it leaves behind have to
+// end, or synctest panics.
+func inBubble(t *testing.T, window time.Duration, test func(r *rig)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) { test(newRig(t, window)) })
+}
+
+func newRig(t *testing.T, window time.Duration) *rig {
+	summaries := make(chan Summary, 10_000)
+	registry := NewRegistry(func(s Summary) { summaries <- s })
+	return &rig{t, registry, registry.Lease("wss://relay.test", window), summaries}
+}
+
+// carried is a tunnel and the peers at its ends.
+type carried struct {
+	*Tunnel
+	client, relay *endpoint
+}
+
+func (r *rig) open() *carried { return r.openIdle(0) }
+
+func (r *rig) openIdle(idle time.Duration) *carried {
+	clientLeg, client := memPair(room)
+	relayLeg, relay := memPair(room)
+	info := Info{Upstream: "wss://relay.test", ClientIP: "192.0.2.1", SessionID: "s"}
+	t := r.lease.Open(info, ConnLeg(clientLeg, nil, false), ConnLeg(relayLeg, nil, false), idle)
+	return &carried{t, newEndpoint(r.t, client, true), newEndpoint(r.t, relay, false)}
+}
+
+// summary waits for the next tunnel to end.
+func (r *rig) summary() Summary {
+	r.t.Helper()
+	select {
+	case s := <-r.summaries:
+		return s
+	case <-time.After(time.Hour):
+		r.t.Fatal("no tunnel has ended")
+		return Summary{}
+	}
+}
+
+// noneEnded says so after whatever is going on has gone on.
+func (r *rig) noneEnded() {
+	r.t.Helper()
+	synctest.Wait()
+	if n := len(r.summaries); n > 0 {
+		r.t.Errorf("%d tunnels have ended: %+v", n, <-r.summaries)
+	}
+}
+
+// endpoint is a strict WebSocket peer of a tunnel.
+type endpoint struct {
+	*memConn
+	t      *testing.T
+	client bool
+	in     *strictReader
+
+	sentClose atomic.Bool
+	mute      bool // answers no Close frame and closes nothing
+
+	done     chan struct{} // closed when play is over; the rest is valid then
+	got      []wsFrame
+	closedAt time.Time // when the Close frame came
+	end      error     // how the stream ended
+}
+
+func newEndpoint(t *testing.T, conn *memConn, client bool) *endpoint {
+	return &endpoint{memConn: conn, t: t, client: client, in: newStrictReader(conn, !client), done: make(chan struct{})}
+}
+
+// send puts whole frames on the wire.
+func (e *endpoint) send(frames ...wsFrame) {
+	for _, f := range frames {
+		if f.opcode == opClose {
+			e.sentClose.Store(true)
+		}
+		e.sendRaw(f.encode(e.client))
+	}
+}
+
+func (e *endpoint) sendRaw(p []byte) {
+	e.t.Helper()
+	if _, err := e.Write(p); err != nil {
+		e.t.Errorf("sending: %v", err)
+	}
+}
+
+// play reads to the end, as a good peer: it answers a Close frame, behind which a
+// relay sends no more, and closes the connection when the stream has ended.
+func (e *endpoint) play() {
+	go func() {
+		defer close(e.done)
+		for {
+			f, err := e.in.next()
+			if err != nil {
+				e.end = err
+				break
+			}
+			e.got = append(e.got, f)
+			if f.opcode == opClose {
+				e.closedAt = time.Now()
+				e.answerClose()
+			}
+		}
+		if !e.mute {
+			e.Close()
+		}
+	}()
+}
+
+func (e *endpoint) answerClose() {
+	if e.mute {
+		return
+	}
+	if !e.sentClose.Swap(true) {
+		e.Write(closing(1000).encode(e.client)) // the tunnel may be gone by now
+	}
+	if !e.client {
+		e.CloseWrite()
+	}
+}
+
+// ended waits until play is over and checks how.
+func (e *endpoint) ended(want error) {
+	e.t.Helper()
+	<-e.done
+	if e.end != want {
+		e.t.Errorf("%s: the stream ended with %v, want %v", e, e.end, want)
+	}
+}
+
+// closeCodes are the codes of the Close frames that came: one at the most, says
+// strictReader.
+func (e *endpoint) closeCode() int {
+	<-e.done
+	for _, f := range e.got {
+		if f.opcode == opClose {
+			return f.code()
+		}
+	}
+	return closeAbnormal
+}
+
+func (e *endpoint) String() string {
+	if e.client {
+		return "client"
+	}
+	return "relay"
+}
+
+// playBoth has both peers play.
+func (c *carried) playBoth() {
+	c.client.play()
+	c.relay.play()
+}
+
+// expect reads the frames that are to come next.
+func (e *endpoint) expect(want ...wsFrame) {
+	e.t.Helper()
+	for i, w := range want {
+		f, err := e.in.next()
+		if err != nil {
+			e.t.Fatalf("%s: frame %d: %v", e, i, err)
+		}
+		if f.fin != w.fin || f.opcode != w.opcode || string(f.payload) != string(w.payload) {
+			e.t.Fatalf("%s: frame %d is %s, want %s", e, i, f, w)
+		}
+	}
+}
+
+// expectEnd reads what should be the end of the stream.
+func (e *endpoint) expectEnd(want error) {
+	e.t.Helper()
+	if f, err := e.in.next(); err != want {
+		e.t.Fatalf("%s: %s, %v, want %v", e, f, err, want)
+	}
+}
+
+func (f wsFrame) String() string {
+	payload := f.payload[:min(len(f.payload), 20)]
+	return fmt.Sprintf("{fin %v, opcode %d, %d bytes %q}", f.fin, f.opcode, len(f.payload), payload)
+}
+
+// inParallel runs f for each of n and waits.
+func inParallel(n int, f func(i int)) {
+	var running sync.WaitGroup
+	for i := range n {
+		running.Go(func() { f(i) })
+	}
+	running.Wait()
+}
