@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/coder/websocket"
@@ -62,17 +63,14 @@ func (r *Relay) open(ws *websocket.Conn, seen Request) *Conn {
 	return c
 }
 
-// forgetClosed finds a closed connection whenever there are too many, since no
-// more than MaxConnections are open. r is locked.
+// forgetClosed keeps no more connections than may be open. When there is one too
+// many, one of them has closed. r is locked.
 func (r *Relay) forgetClosed() {
-	for i, c := range r.conns {
-		if len(r.conns) <= r.config.MaxConnections {
-			return
-		}
-		if !c.closedAt.IsZero() {
-			r.conns = append(r.conns[:i:i], r.conns[i+1:]...)
-			return
-		}
+	if len(r.conns) <= r.config.MaxConnections {
+		return
+	}
+	if i := slices.IndexFunc(r.conns, func(c *Conn) bool { return !c.closedAt.IsZero() }); i >= 0 {
+		r.conns = slices.Delete(r.conns, i, i+1)
 	}
 }
 

@@ -81,7 +81,7 @@ func (r *Relay) remember(seen Request) {
 // appendLatest appends and drops the oldest beyond limit.
 func appendLatest[T any](list []T, item T, limit int) []T {
 	list = append(list, item)
-	return slices.Delete(list, 0, max(0, len(list)-limit))
+	return list[max(0, len(list)-limit):]
 }
 
 // Requests returns the latest HTTP requests and WebSocket handshakes, oldest

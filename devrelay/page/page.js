@@ -101,7 +101,9 @@ function message(m) {
 }
 
 function request(r) {
-	return foldable([soft(clock(r.time)), `${r.method} ${r.uri}`, soft(r.client || "no X-Forwarded-For")], r.text);
+	const what = element("span", { class: "long" }, `${r.method} ${r.uri}`);
+	const client = element("span", { class: "soft long" }, r.client || "no X-Forwarded-For");
+	return foldable([soft(clock(r.time)), what, client], r.text);
 }
 
 // update brings a list of foldables up to date. Items never change and new ones come
