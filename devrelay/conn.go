@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"slices"
 	"time"
 
@@ -27,9 +28,10 @@ type Conn struct {
 	Request     Request // the handshake
 	Subprotocol string
 
-	relay *Relay
-	ws    *websocket.Conn
-	done  chan struct{}
+	relay  *Relay
+	ws     *websocket.Conn
+	socket net.Conn // that ws runs on
+	done   chan struct{}
 
 	// guarded by relay.mu
 	identity    Identity
@@ -50,8 +52,15 @@ type Stats struct {
 
 // open adds a connection and forgets the oldest closed one when there are too
 // many.
-func (r *Relay) open(ws *websocket.Conn, seen Request) *Conn {
-	c := &Conn{Request: seen, Subprotocol: ws.Subprotocol(), relay: r, ws: ws, done: make(chan struct{})}
+func (r *Relay) open(ws *websocket.Conn, socket net.Conn, seen Request) *Conn {
+	c := &Conn{
+		Request:     seen,
+		Subprotocol: ws.Subprotocol(),
+		relay:       r,
+		ws:          ws,
+		socket:      socket,
+		done:        make(chan struct{}),
+	}
 	c.identity.Session = queryOf(seen.URI).Get("sessionId")
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -60,6 +69,9 @@ func (r *Relay) open(ws *websocket.Conn, seen Request) *Conn {
 	r.conns = append(r.conns, c)
 	r.forgetClosed()
 	r.broadcast()
+	if r.closed {
+		c.Abort() // Relay.Close has not seen it
+	}
 	return c
 }
 
@@ -75,17 +87,17 @@ func (r *Relay) forgetClosed() {
 }
 
 // serve speaks first, then reads until the connection ends.
-func (c *Conn) serve(ctx context.Context) {
+func (c *Conn) serve() {
 	defer c.ws.CloseNow()
-	err := c.greet(ctx)
+	err := c.greet()
 	for err == nil {
-		err = c.read(ctx)
+		err = c.read()
 	}
 	c.finish(err)
 }
 
-func (c *Conn) greet(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
+func (c *Conn) greet() error {
+	ctx, cancel := context.WithTimeout(context.Background(), sendTimeout)
 	defer cancel()
 	if !hasKey(c.Request.URI) {
 		return c.refuse(ctx)
@@ -110,8 +122,9 @@ func (c *Conn) refuse(ctx context.Context) error {
 	return websocket.CloseError{Code: websocket.StatusPolicyViolation, Reason: refusal["error"]}
 }
 
-func (c *Conn) read(ctx context.Context) error {
-	kind, src, err := c.ws.Reader(ctx)
+// read needs no deadline: Close and Abort end it.
+func (c *Conn) read() error {
+	kind, src, err := c.ws.Reader(context.Background())
 	if err != nil {
 		return err
 	}
@@ -186,8 +199,15 @@ func (c *Conn) Close(code websocket.StatusCode, reason string) error {
 	return c.ws.Close(code, reason)
 }
 
-// Abort drops the connection without a Close frame.
-func (c *Conn) Abort() { _ = c.ws.CloseNow() }
+// Abort drops the connection without a Close frame, even while Close waits.
+func (c *Conn) Abort() { _ = c.socket.Close() }
+
+// dismiss closes the connection, and drops it when the client does not answer soon.
+func (c *Conn) dismiss() {
+	impatient := time.AfterFunc(closeGrace, c.Abort)
+	defer impatient.Stop()
+	_ = c.Close(websocket.StatusGoingAway, "relay stopped")
+}
 
 // Done is closed once the connection has ended.
 func (c *Conn) Done() <-chan struct{} { return c.done }

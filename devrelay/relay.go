@@ -8,9 +8,10 @@
 package devrelay
 
 import (
-	"context"
+	"bufio"
 	"encoding/json"
 	"errors"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -45,7 +46,7 @@ const (
 	// maxHeaderSize bounds what one remembered request can cost.
 	maxHeaderSize = 64 << 10
 
-	// closeGrace is how long Close waits for clients to answer a Close frame.
+	// closeGrace is how long Relay.Close waits for clients to answer a Close frame.
 	closeGrace = time.Second
 )
 
@@ -68,8 +69,6 @@ func (c Config) withDefaults() Config {
 // Relay is the stand-in relay. Its methods may be called concurrently.
 type Relay struct {
 	config   Config
-	readers  context.Context // ended when Close runs out of patience
-	stop     context.CancelFunc
 	handlers sync.WaitGroup
 	closing  sync.Once
 
@@ -85,9 +84,7 @@ type Relay struct {
 
 // New returns a Relay, to be closed after use.
 func New(config Config) *Relay {
-	r := &Relay{config: config.withDefaults()}
-	r.readers, r.stop = context.WithCancel(context.Background())
-	return r
+	return &Relay{config: config.withDefaults()}
 }
 
 // ServeHTTP answers as a relay does: WebSockets at /, POST /trace and /error,
@@ -153,7 +150,8 @@ func (r *Relay) serveWebSocket(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	defer r.release()
-	ws, err := websocket.Accept(w, req, &websocket.AcceptOptions{
+	socket := &socketKeeper{ResponseWriter: w}
+	ws, err := websocket.Accept(socket, req, &websocket.AcceptOptions{
 		Subprotocols: []string{"2.0"},
 		// A relay serves pages of any origin.
 		InsecureSkipVerify: true,
@@ -164,7 +162,20 @@ func (r *Relay) serveWebSocket(w http.ResponseWriter, req *http.Request) {
 		return // Accept has answered
 	}
 	ws.SetReadLimit(r.config.MaxMessageSize)
-	r.open(ws, seen).serve(r.readers)
+	r.open(ws, socket.conn, seen).serve()
+}
+
+// socketKeeper remembers the socket that a WebSocket takes over.
+type socketKeeper struct {
+	http.ResponseWriter
+	conn net.Conn
+}
+
+// Hijack implements http.Hijacker.
+func (k *socketKeeper) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, buffered, err := http.NewResponseController(k.ResponseWriter).Hijack()
+	k.conn = conn
+	return conn, buffered, err
 }
 
 // reserve takes one of the places for open connections.
@@ -199,13 +210,10 @@ func (r *Relay) close() {
 	conns := slices.Clone(r.conns)
 	r.mu.Unlock()
 
-	impatient := time.AfterFunc(closeGrace, r.stop)
-	defer impatient.Stop()
 	for _, c := range conns {
-		r.handlers.Go(func() { _ = c.Close(websocket.StatusGoingAway, "relay stopped") })
+		r.handlers.Go(c.dismiss)
 	}
 	r.handlers.Wait()
-	r.stop()
 }
 
 // refusal is what the SDK takes for "do not try again".
