@@ -3,6 +3,7 @@ package watchrtcproxy
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -43,6 +44,7 @@ type site struct {
 	global string // global options
 	server string // in servers { }
 	body   string // of the site, which serves every host name
+	log    string // format of the log; json if empty
 }
 
 // mountOn is a site with the handler at /websocket, so configured that it reaches
@@ -72,7 +74,7 @@ func (s site) caddyfile(port int) string {
 		grace_period 5s
 		log default {
 			output watchrtc_test
-			format json
+			format %s
 			level DEBUG
 		}
 		servers {
@@ -83,7 +85,7 @@ func (s site) caddyfile(port int) string {
 	https://:%d {
 		tls {roots} {key}
 		%s
-	}`, s.server, s.global, port, s.body)
+	}`, cmp.Or(s.log, "json"), s.server, s.global, port, s.body)
 	return strings.NewReplacer("{roots}", certFile, "{key}", keyFile).Replace(text)
 }
 

@@ -179,7 +179,7 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 	if !ok {
 		return fmt.Errorf("transport %T is not supported; the only one accepted is http", mod)
 	}
-	h.transports = newTransports(transport, h.upstream)
+	h.transports = newTransports(transport, h.upstream, h.handshakeTimeout())
 	return nil
 }
 

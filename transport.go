@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
@@ -29,7 +30,7 @@ type transports struct {
 	rearmed bool
 }
 
-func newTransports(t *reverseproxy.HTTPTransport, up *upstream) transports {
+func newTransports(t *reverseproxy.HTTPTransport, up *upstream, timeout time.Duration) transports {
 	if t.Compression == nil {
 		// What a body is encoded as is between the client and the relay.
 		t.Transport.DisableCompression = true
@@ -37,6 +38,11 @@ func newTransports(t *reverseproxy.HTTPTransport, up *upstream) transports {
 	if t.ProxyProtocol != "" {
 		// A connection that names one client must not carry another's requests.
 		t.Transport.DisableKeepAlives = true
+	}
+	if t.Transport.TLSHandshakeTimeout == 0 {
+		// http.Transport goes on connecting when the request that wanted the
+		// connection has given up.
+		t.Transport.TLSHandshakeTimeout = timeout
 	}
 	resumeSessions(t.Transport)
 	ts := transports{
