@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -89,20 +90,42 @@ func failure(ctx context.Context, err error) *refusal {
 // secretParams are the parameters that hold secrets (SDK).
 var secretParams = []string{"apiKey", "token"}
 
-// withoutSecrets returns err, without the request's secrets should a relay have
-// echoed them into it.
+// withoutSecrets returns err, worded without the request's secrets should a relay
+// have echoed them into it.
 func withoutSecrets(err error, r *http.Request) error {
 	text := err.Error()
 	for pair := range strings.SplitSeq(r.URL.RawQuery, "&") {
 		for _, name := range secretParams {
-			secret, ok := strings.CutPrefix(pair, name+"=")
-			if ok && secret != "" {
-				text = strings.ReplaceAll(text, secret, "REDACTED")
+			if secret, ok := strings.CutPrefix(pair, name+"="); ok {
+				text = redact(text, secret)
 			}
 		}
 	}
 	if text == err.Error() {
 		return err
 	}
-	return errors.New(text)
+	return reworded{err, text}
 }
+
+// redact replaces a secret as it is in the query, and as it reads.
+func redact(text, secret string) string {
+	plain, err := url.QueryUnescape(secret)
+	if err != nil {
+		plain = secret
+	}
+	for _, s := range []string{secret, plain} {
+		if s != "" {
+			text = strings.ReplaceAll(text, s, "REDACTED")
+		}
+	}
+	return text
+}
+
+// reworded is an error with another text.
+type reworded struct {
+	error
+	text string
+}
+
+func (e reworded) Error() string { return e.text }
+func (e reworded) Unwrap() error { return e.error }

@@ -68,6 +68,8 @@ func TestUnreachable(t *testing.T) {
 		{"no HTTP", "wss://" + garbage, "", 502},
 		{"silent before TLS", "wss://" + silent(nil), "handshake_timeout 100ms", 504},
 		{"silent after TLS", "wss://" + silent(relayTLS()), "handshake_timeout 100ms", 504},
+		{"silent before TLS, for longer than the transport's tls_timeout", "wss://" + silent(nil),
+			"transport http {\ntls_timeout 100ms\n}", 504},
 		{"silent without TLS", "ws://" + silent(nil), "handshake_timeout 100ms", 504},
 	} {
 		t.Run(test.name, func(t *testing.T) {
