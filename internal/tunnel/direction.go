@@ -114,10 +114,9 @@ func (d *direction) noteClose() {
 	}
 }
 
-// goAway has a Close frame put into the direction at its next boundary: now if
-// it stands at one, else by the goroutine that copies.
+// goAway puts a Close frame into the direction, which is goingAway: now if it
+// stands at a boundary, else the goroutine that copies does so at the next one.
 func (d *direction) goAway() error {
-	d.goingAway.Store(true)
 	if !d.mu.TryLock() {
 		return nil // forward holds it, and looks at goingAway afterwards
 	}

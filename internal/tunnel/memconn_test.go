@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"bytes"
 	"io"
 	"net"
 	"os"
@@ -51,6 +52,13 @@ func (c *memConn) SetLinger(seconds int) error {
 func (c *memConn) abort() {
 	c.SetLinger(0)
 	c.Close()
+}
+
+// buffered is what could be read at once.
+func (c *memConn) buffered() []byte {
+	c.in.mu.Lock()
+	defer c.in.mu.Unlock()
+	return bytes.Clone(c.in.data)
 }
 
 // takeNoMore fails what the other end writes, and nothing else.

@@ -2,8 +2,8 @@ package tunnel
 
 import (
 	"fmt"
+	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -77,8 +77,9 @@ type endpoint struct {
 	client bool
 	in     *strictReader
 
-	sentClose atomic.Bool
-	mute      bool // answers no Close frame and closes nothing
+	turn      chan struct{} // held by whoever sends; one may wait for it durably
+	sentClose bool          // for who holds turn
+	mute      bool          // answers no Close frame and closes nothing
 
 	done     chan struct{} // closed when play is over; the rest is valid then
 	got      []wsFrame
@@ -87,16 +88,50 @@ type endpoint struct {
 }
 
 func newEndpoint(t *testing.T, conn *memConn, client bool) *endpoint {
-	return &endpoint{memConn: conn, t: t, client: client, in: newStrictReader(conn, !client), done: make(chan struct{})}
+	return &endpoint{
+		memConn: conn, t: t, client: client,
+		in:   newStrictReader(conn, !client),
+		turn: make(chan struct{}, 1), done: make(chan struct{}),
+	}
 }
 
 // send puts whole frames on the wire.
 func (e *endpoint) send(frames ...wsFrame) {
-	for _, f := range frames {
-		if f.opcode == opClose {
-			e.sentClose.Store(true)
+	e.t.Helper()
+	e.inTurn(func() {
+		for _, f := range frames {
+			e.sentClose = e.sentClose || f.opcode == opClose
+			e.sendRaw(f.encode(e.client))
 		}
-		e.sendRaw(f.encode(e.client))
+	})
+}
+
+func (e *endpoint) inTurn(send func()) {
+	e.t.Helper()
+	e.turn <- struct{}{}
+	defer func() { <-e.turn }()
+	send()
+}
+
+// chatter sends messages, each of which takes a while, until it may not go on.
+func (e *endpoint) chatter(pause time.Duration) {
+	message := encodeAll(e.client,
+		part(opText, "slow"), ping(), part(opContinuation, "and"),
+		wsFrame{true, opContinuation, []byte("steady")}, text("over"))
+	const pieces = 7
+	for closed := false; !closed; {
+		e.inTurn(func() {
+			for p := range slices.Chunk(message, len(message)/pieces) {
+				if closed = e.sentClose; closed {
+					return
+				}
+				if _, err := e.Write(p); err != nil {
+					closed = true
+					return
+				}
+				time.Sleep(pause)
+			}
+		})
 	}
 }
 
@@ -134,9 +169,12 @@ func (e *endpoint) answerClose() {
 	if e.mute {
 		return
 	}
-	if !e.sentClose.Swap(true) {
-		e.Write(closing(1000).encode(e.client)) // the tunnel may be gone by now
-	}
+	e.inTurn(func() {
+		if !e.sentClose {
+			e.sentClose = true
+			e.Write(closing(1000).encode(e.client)) // the tunnel may be gone by now
+		}
+	})
 	if !e.client {
 		e.CloseWrite()
 	}

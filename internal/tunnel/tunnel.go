@@ -238,6 +238,10 @@ func (t *Tunnel) goAway(reason string) {
 	t.lingerLocked()
 	t.running.Add(2) // not over, so not yet waited for in vain
 	t.mu.Unlock()
+	// Both are told before either has written, lest one peer's answer go to the
+	// other ahead of our Close frame.
+	t.toClient.goingAway.Store(true)
+	t.toRelay.goingAway.Store(true)
 	// A write may block until linger is over, and must not hold up the other.
 	go t.writeClose(&t.toClient)
 	go t.writeClose(&t.toRelay)

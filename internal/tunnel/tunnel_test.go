@@ -140,6 +140,7 @@ var tunnelEnds = []struct {
 	{
 		"the relay takes no more",
 		func(r *rig, c *carried) {
+			c.relay.mute = true
 			c.relay.takeNoMore()
 			c.client.send(text("hello"))
 		},
@@ -148,6 +149,7 @@ var tunnelEnds = []struct {
 	{
 		"the client takes no more",
 		func(r *rig, c *carried) {
+			c.client.mute = true
 			c.client.takeNoMore()
 			c.relay.send(text("hello"))
 		},

@@ -1,0 +1,291 @@
+package tunnel
+
+import (
+	"bytes"
+	"io"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A thousand tunnels, some of them in the middle of something at any time: oldest
+// first, and in each tenth of the window between half and double its even share.
+func TestDrainEvenly(t *testing.T) {
+	const count, window = 1000, 20 * time.Second
+	inBubble(t, window, func(r *rig) {
+		tunnels := make([]*carried, count)
+		for i := range tunnels {
+			c := r.open()
+			tunnels[i] = c
+			c.playBoth()
+			switch i % 10 {
+			case 3:
+				go c.client.chatter(300 * time.Millisecond)
+			case 7:
+				go c.relay.chatter(300 * time.Millisecond)
+			}
+		}
+		time.Sleep(time.Minute)
+
+		begun := time.Now()
+		r.lease.Release()
+		r.registry.Wait()
+		if took := time.Since(begun); took > window+linger {
+			t.Errorf("the drain took %v", took)
+		}
+
+		var tenths [10]int
+		var last time.Duration
+		for i, c := range tunnels {
+			if a, b := c.client.closeCode(), c.relay.closeCode(); a != closeGoingAway || b != closeGoingAway {
+				t.Fatalf("tunnel %d: the client saw %d, the relay %d", i, a, b)
+			}
+			c.client.ended(io.EOF)
+			c.relay.ended(io.EOF)
+			// The leg that is not waited for tells when the tunnel's turn came.
+			at := min(c.client.closedAt.Sub(begun), c.relay.closedAt.Sub(begun))
+			if at < last {
+				t.Errorf("tunnel %d was closed before an older one", i)
+			}
+			last = at
+			tenths[min(at*10/window, 9)]++
+		}
+		for i, n := range tenths {
+			if n < count/20 || n > count/5 {
+				t.Errorf("tenth %d of the window has %d of %d tunnels", i, n, count)
+			}
+		}
+		for range tunnels {
+			if s := r.summary(); s.ClosedBy != ByProxy || s.CloseCode != closeGoingAway || s.Reason != "drained" {
+				t.Fatalf("%+v", s)
+			}
+		}
+		r.noneEnded()
+	})
+}
+
+func TestDrainAtOnce(t *testing.T) {
+	inBubble(t, 0, func(r *rig) {
+		tunnels := make([]*carried, 50)
+		for i := range tunnels {
+			tunnels[i] = r.open()
+			tunnels[i].playBoth()
+		}
+		begun := time.Now()
+		r.lease.Release()
+		r.registry.Wait()
+		for _, c := range tunnels {
+			if a, b := c.client.closeCode(), c.relay.closeCode(); a != closeGoingAway || b != closeGoingAway {
+				t.Errorf("the client saw %d, the relay %d", a, b)
+			}
+		}
+		if took := time.Since(begun); took != 0 {
+			t.Errorf("the drain took %v", took)
+		}
+	})
+}
+
+// begun is what a peer may have begun when its tunnel is told to go.
+var begun = []struct {
+	name   string
+	client bool // who has begun
+	stream []byte
+	sent   int // bytes of stream, before
+}{
+	{"a header", true, text("hello").encode(true), 1},
+	{"a masking key", true, text("hello").encode(true), 4},
+	{"a payload", true, text("hello").encode(true), 10},
+	{"a large frame", true, wsFrame{true, opBinary, pattern(40 << 10)}.encode(true), 30 << 10},
+	{"a control frame", true, ping().encode(true), 6},
+	{"a message", true, encodeAll(true, part(opText, "a"), wsFrame{true, opContinuation, []byte("b")}), 7},
+	{
+		"a message with a control frame",
+		true, encodeAll(true, part(opText, "a"), ping(), wsFrame{true, opContinuation, []byte("b")}), 10,
+	},
+	{"a header of the relay's", false, text("hello").encode(false), 1},
+	{"a payload of the relay's", false, text("hello").encode(false), 6},
+	{"a message of the relay's", false, encodeAll(false, part(opText, "a"), wsFrame{true, opContinuation, nil}), 3},
+}
+
+func (c *carried) begun(client bool) (from, to *endpoint) {
+	if client {
+		return c.client, c.relay
+	}
+	return c.relay, c.client
+}
+
+// What has been begun may be finished; the Close frame is right behind it and
+// ahead of all else.
+func TestDrainWaitsForBoundary(t *testing.T) {
+	for _, b := range begun {
+		t.Run(b.name, func(t *testing.T) {
+			inBubble(t, 0, func(r *rig) {
+				c := r.open()
+				from, to := c.begun(b.client)
+				from.sendRaw(b.stream[:b.sent])
+				synctest.Wait()
+				r.lease.Release()
+				from.expect(closing(closeGoingAway)) // the other direction need not wait
+				time.Sleep(linger - time.Second)
+				if got := to.buffered(); !bytes.Equal(got, b.stream[:b.sent]) {
+					t.Errorf("something was put into what was begun: %x", got)
+				}
+				from.sendRaw(slices.Concat(b.stream[b.sent:], text("too late").encode(b.client)))
+				synctest.Wait()
+				if got := to.buffered(); !bytes.HasPrefix(got, b.stream) {
+					t.Errorf("it did not arrive whole")
+				}
+				from.send(closing(1000))
+				to.play()
+				from.play()
+				if code := to.closeCode(); code != closeGoingAway {
+					t.Errorf("then Close %d", code)
+				}
+				to.ended(io.EOF)
+				for _, f := range to.got {
+					if string(f.payload) == "too late" {
+						t.Error("a message came behind")
+					}
+				}
+				if s := r.summary(); s.Duration != linger-time.Second {
+					t.Errorf("over after %v", s.Duration)
+				}
+			})
+		})
+	}
+}
+
+// ... but not for ever.
+func TestDrainWaitsForBoundaryInVain(t *testing.T) {
+	for _, b := range begun {
+		t.Run(b.name, func(t *testing.T) {
+			inBubble(t, 0, func(r *rig) {
+				c := r.open()
+				from, to := c.begun(b.client)
+				from.sendRaw(b.stream[:b.sent])
+				synctest.Wait()
+				r.lease.Release()
+				r.registry.Wait()
+				if s := r.summary(); s.Duration != linger {
+					t.Errorf("over after %v", s.Duration)
+				}
+				if got, err := io.ReadAll(to); err != nil || !bytes.Equal(got, b.stream[:b.sent]) {
+					t.Errorf("then %x, %v", got[min(len(got), b.sent):], err)
+				}
+				from.expect(closing(closeGoingAway))
+				from.expectEnd(io.EOF)
+			})
+		})
+	}
+}
+
+// A Close frame that the peer itself has sent ends its direction: no second one
+// follows, not even where it came in the middle of a message.
+func TestDrainBehindClose(t *testing.T) {
+	for _, client := range []bool{true, false} {
+		for name, before := range map[string][]wsFrame{
+			"between messages": {text("a")},
+			"in a message":     {part(opText, "a")},
+		} {
+			for _, late := range []bool{false, true} {
+				inBubble(t, 0, func(r *rig) {
+					c := r.open()
+					from, to := c.begun(client)
+					from.send(before...)
+					if !late {
+						from.send(closing(1000))
+					}
+					synctest.Wait()
+					r.lease.Release()
+					synctest.Wait()
+					if late && !to.in.inMessage && name == "between messages" {
+						to.expect(append(before, closing(closeGoingAway))...)
+						from.send(closing(1000))
+						to.send(closing(1000))
+						to.expectEnd(io.EOF)
+						return
+					}
+					if late {
+						from.send(closing(1000))
+					}
+					to.send(closing(1000))
+					r.registry.Wait()
+					want := encodeAll(client, append(before, closing(1000))...)
+					if got, err := io.ReadAll(to); err != nil || !bytes.Equal(got, want) {
+						t.Errorf("%s: received %x, %v, want %x", name, got, err, want)
+					}
+				})
+			}
+		}
+	}
+}
+
+// A client that has stopped reading holds up neither the drain nor the Close to
+// its relay.
+func TestDrainStuckClient(t *testing.T) {
+	const count, window = 20, 10 * time.Second
+	for name, waiting := range map[string]int{
+		"in a write":              4 * room,
+		"behind the last message": room,
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, window, func(r *rig) {
+				tunnels := make([]*carried, count)
+				for i := range tunnels {
+					tunnels[i] = r.open()
+					// An answer would queue for the direction's mutex, in which
+					// synctest does not let time go by.
+					tunnels[i].relay.mute = true
+					tunnels[i].relay.play()
+					if i%2 == 0 {
+						tunnels[i].client.play()
+						continue
+					}
+					const header = 10
+					frame := wsFrame{true, opBinary, pattern(waiting - header)}.encodeAs(false, 127)
+					go tunnels[i].relay.Write(frame)
+				}
+				synctest.Wait()
+				begun := time.Now()
+				r.lease.Release()
+				r.registry.Wait()
+				if took := time.Since(begun); took > window+linger {
+					t.Errorf("the drain took %v", took)
+				}
+				for i, c := range tunnels {
+					if code := c.relay.closeCode(); code != closeGoingAway {
+						t.Errorf("relay %d saw %d", i, code)
+					}
+					if at := c.relay.closedAt.Sub(begun); at > window {
+						t.Errorf("relay %d saw it after %v", i, at)
+					}
+					r.summary()
+					c.client.Close()
+				}
+			})
+		})
+	}
+}
+
+// When all have left, there is nothing to wait for.
+func TestDrainEndsEarly(t *testing.T) {
+	inBubble(t, time.Hour, func(r *rig) {
+		tunnels := make([]*carried, 10)
+		for i := range tunnels {
+			tunnels[i] = r.open()
+			tunnels[i].playBoth()
+		}
+		begun := time.Now()
+		r.lease.Release()
+		time.AfterFunc(time.Second, func() {
+			for _, c := range tunnels {
+				c.client.CloseWrite()
+			}
+		})
+		r.registry.Wait()
+		if took := time.Since(begun); took != time.Second {
+			t.Errorf("the drain took %v", took)
+		}
+	})
+}
