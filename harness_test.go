@@ -70,6 +70,7 @@ func (s site) caddyfile(port int) string {
 		admin off
 		auto_https off
 		persist_config off
+		storage file_system {storage}
 		default_bind 127.0.0.1
 		grace_period 5s
 		log default {
@@ -86,7 +87,7 @@ func (s site) caddyfile(port int) string {
 		tls {roots} {key}
 		%s
 	}`, cmp.Or(s.log, "json"), s.server, s.global, port, s.body)
-	return strings.NewReplacer("{roots}", certFile, "{key}", keyFile).Replace(text)
+	return strings.NewReplacer("{roots}", certFile, "{key}", keyFile, "{storage}", scratch).Replace(text)
 }
 
 // start runs a site until the test ends, and then sees to it that no tunnel is

@@ -15,7 +15,8 @@ import (
 
 func init() { caddy.RegisterModule(logWriter{}) }
 
-// currentSink receives the logs of the Caddy that is started next.
+// currentSink receives the logs of the Caddy that runs. Caddy opens the output
+// once and keeps it.
 var currentSink atomic.Pointer[logSink]
 
 // logWriter is the log output watchrtc_test.
@@ -28,7 +29,9 @@ func (logWriter) CaddyModule() caddy.ModuleInfo {
 func (logWriter) String() string                                { return "watchrtc_test" }
 func (logWriter) WriterKey() string                             { return "watchrtc_test" }
 func (logWriter) UnmarshalCaddyfile(*caddyfile.Dispenser) error { return nil }
-func (logWriter) OpenWriter() (io.WriteCloser, error)           { return currentSink.Load(), nil }
+func (logWriter) OpenWriter() (io.WriteCloser, error)           { return logWriter{}, nil }
+func (logWriter) Close() error                                  { return nil }
+func (logWriter) Write(p []byte) (int, error)                   { return currentSink.Load().Write(p) }
 
 // logSink keeps log lines.
 type logSink struct {
@@ -51,8 +54,6 @@ func (s *logSink) Write(p []byte) (int, error) {
 	s.changed = make(chan struct{})
 	return len(p), nil
 }
-
-func (s *logSink) Close() error { return nil }
 
 // matching returns the lines that contain all of words.
 func (s *logSink) matching(words ...string) (lines []string, changed <-chan struct{}) {

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"encoding/pem"
 	"flag"
 	"fmt"
@@ -30,15 +31,16 @@ var (
 	roots             = x509.NewCertPool()
 )
 
+// scratch is where Caddy keeps its locks and the like.
+var scratch string
+
 func TestMain(m *testing.M) {
 	flag.Parse()
 	dir, err := os.MkdirTemp("", "watchrtc")
 	if err != nil {
 		log.Fatal(err)
 	}
-	// Caddy keeps certificates, locks and its last configuration there.
-	os.Setenv("XDG_DATA_HOME", dir)
-	os.Setenv("XDG_CONFIG_HOME", dir)
+	scratch = dir
 	// The relays of these tests are on loopback, whatever their names.
 	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"} {
 		os.Unsetenv(name)
@@ -142,6 +144,7 @@ func TestValidate(t *testing.T) {
 			t.Fatal(err)
 		}
 		config.Admin = &caddy.AdminConfig{Disabled: true}
+		config.StorageRaw = json.RawMessage(fmt.Sprintf(`{"module": "file_system", "root": %q}`, scratch))
 		newLogSink()
 		config.Logging = &caddy.Logging{Logs: map[string]*caddy.CustomLog{"default": {
 			BaseLog: caddy.BaseLog{WriterRaw: []byte(`{"output": "watchrtc_test"}`)},
