@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"io"
@@ -37,6 +38,19 @@ func newClientOf(t *testing.T, roots *x509.CertPool, ip string) *client {
 	}
 	t.Cleanup(transport.CloseIdleConnections)
 	return &client{Client: &http.Client{Transport: transport}, header: make(http.Header)}
+}
+
+// resolve has the client take name for a loopback address.
+func (c *client) resolve(t *testing.T, name string) {
+	t.Helper()
+	transport := c.Transport.(*http.Transport)
+	dial := transport.DialContext
+	transport.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if host, port, _ := net.SplitHostPort(addr); host == name {
+			addr = "127.0.0.1:" + port
+		}
+		return dial(ctx, network, addr)
+	}
 }
 
 // dial opens a WebSocket as the SDK does, and reads the relay's greeting.

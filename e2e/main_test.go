@@ -13,6 +13,9 @@ import (
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/party"
 )
 
+// buildDir takes what tests build.
+var buildDir string
+
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
@@ -22,6 +25,7 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
+	buildDir = dir
 	if err := caddy.Build(dir); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
