@@ -46,7 +46,8 @@ const (
 // connLeg is a leg over a connection of its own.
 type connLeg struct {
 	net.Conn
-	source
+	rearmed bool
+	source  source // how receive waits; made when it first does
 	pending []byte // bytes that came right behind the handshake
 }
 
@@ -62,28 +63,24 @@ type source interface {
 // rearmed says that conn sets read deadlines of its own on each read. Such a leg
 // keeps a buffer while it waits.
 func ConnLeg(conn net.Conn, pending []byte, rearmed bool) Leg {
-	return &connLeg{Conn: conn, source: newSource(conn, rearmed), pending: pending}
+	if tlsConn, ok := conn.(*tls.Conn); ok {
+		releaseHandshake(tlsConn)
+	}
+	return &connLeg{Conn: conn, rearmed: rearmed, pending: pending}
 }
 
 func newSource(conn net.Conn, rearmed bool) source {
-	switch c := conn.(type) {
-	case *tls.Conn:
-		if s := newReadyTLSSource(c); s != nil {
-			return s
-		}
-		if !rearmed {
-			return &wakeTLSSource{conn: c}
-		}
-	case *net.TCPConn:
-		if s := newReadyTCPSource(c); s != nil {
-			return s
-		}
+	if tlsConn, ok := conn.(*tls.Conn); ok && !rearmed {
+		return &wakeTLSSource{conn: tlsConn}
 	}
 	return bufferedSource{conn}
 }
 
 func (l *connLeg) receive() (*buffer, int, error) {
 	if len(l.pending) == 0 {
+		if l.source == nil {
+			l.source = newSource(l.Conn, l.rearmed)
+		}
 		return l.source.receive()
 	}
 	buf := takeBuffer()
@@ -140,6 +137,33 @@ func (s bufferedSource) receive() (*buffer, int, error) {
 		return nil, 0, err
 	}
 	return buf, n, err
+}
+
+// wakeSize fits the relay's acknowledgements, pings and Close frames, so that
+// these need no second read.
+const wakeSize = 64
+
+// wakeTLSSource is for TLS connections whose readiness cannot be told. It waits in
+// a read of a few bytes and takes a buffer when they have come. crypto/tls has
+// decrypted a whole record by then, the rest of which it hands out without another
+// system call.
+type wakeTLSSource struct {
+	conn *tls.Conn
+	wake [wakeSize]byte
+}
+
+func (s *wakeTLSSource) receive() (*buffer, int, error) {
+	n, err := s.conn.Read(s.wake[:])
+	if n == 0 {
+		return nil, 0, err
+	}
+	buf := takeBuffer()
+	copy(buf[:], s.wake[:n])
+	if n < wakeSize || err != nil {
+		return buf, n, err
+	}
+	more, err := readReady(s.conn, s.conn, buf[n:])
+	return buf, n + more, err
 }
 
 // longAgo is a deadline that has passed.

@@ -26,6 +26,7 @@ type tlsLayout struct {
 	input    uintptr // bytes.Reader: plaintext in rawInput's memory
 	hand     uintptr // bytes.Buffer: handshake messages
 	config   uintptr // *tls.Config
+	conn     uintptr // net.Conn: the connection below
 	ok       bool
 }
 
@@ -40,7 +41,8 @@ func findLayout(conn reflect.Type) tlsLayout {
 	input, ok2 := offset("input", reflect.TypeFor[bytes.Reader]())
 	hand, ok3 := offset("hand", reflect.TypeFor[bytes.Buffer]())
 	config, ok4 := offset("config", reflect.TypeFor[*tls.Config]())
-	return tlsLayout{rawInput, input, hand, config, ok1 && ok2 && ok3 && ok4}
+	below, ok5 := offset("conn", reflect.TypeFor[net.Conn]())
+	return tlsLayout{rawInput, input, hand, config, below, ok1 && ok2 && ok3 && ok4 && ok5}
 }
 
 func rawInputOf(c *tls.Conn) *bytes.Buffer {
@@ -59,13 +61,20 @@ func configOf(c *tls.Conn) **tls.Config {
 	return (**tls.Config)(unsafe.Add(unsafe.Pointer(c), layout.config))
 }
 
+func netConnOf(c *tls.Conn) *net.Conn {
+	return (*net.Conn)(unsafe.Add(unsafe.Pointer(c), layout.conn))
+}
+
 // bareConfig is all the configuration that an established connection needs.
 var bareConfig = new(tls.Config)
 
-// releaseHandshake lets go of what c needed for its handshake, which must be over.
-// No goroutine may use c meanwhile. From then on crypto/tls asks the configuration
-// only whether to renegotiate, to keep a session ticket, and how to cut records.
+// releaseHandshake lets go of what c needed for its handshake, if that is over. No
+// goroutine may use c meanwhile. From then on crypto/tls asks the configuration only
+// whether to renegotiate, to keep a session ticket, and how to cut records.
 func releaseHandshake(c *tls.Conn) {
+	if !layout.ok || !c.ConnectionState().HandshakeComplete {
+		return
+	}
 	if hand := handOf(c); hand.Len() == 0 {
 		*hand = bytes.Buffer{}
 	}
@@ -74,101 +83,30 @@ func releaseHandshake(c *tls.Conn) {
 	}
 }
 
-// recordSize fits a TLS record and what bytes.Buffer wants to have free behind
-// it, so that crypto/tls reads each with one system call and never grows it.
-const recordSize = 5 + 16<<10 + 2<<10 + bytes.MinRead
+// record is an input buffer for crypto/tls. It fits two TLS records and what
+// bytes.Buffer wants to have free behind them, so that what comes at once is read
+// with one system call and the buffer is never exchanged for a larger one.
+type record [2*(5+16<<10+256) + 4<<10]byte
 
-// records are the input buffers of the TLS connections that are being read from.
-var records = sync.Pool{New: func() any { return new([recordSize]byte) }}
+// records are lent to TLS connections while these are being read from.
+var records = sync.Pool{New: func() any { return new(record) }}
 
-// readyTLSSource waits until the connection is readable and only then gives
-// crypto/tls a buffer for its input, which it takes back when that is used up.
-type readyTLSSource struct {
-	conn   *tls.Conn
-	ready  readiness
-	record *[recordSize]byte // lent to conn; nil while waiting
-}
-
-// newReadyTLSSource returns nil where this is not possible.
-func newReadyTLSSource(c *tls.Conn) source {
-	tcpConn, ok := c.NetConn().(*net.TCPConn)
-	if !layout.ok || !ok || !c.ConnectionState().HandshakeComplete {
-		return nil
-	}
-	s := &readyTLSSource{conn: c}
-	if !s.ready.init(tcpConn) {
-		return nil
-	}
-	releaseHandshake(c)
-	return s
-}
-
-func (s *readyTLSSource) receive() (*buffer, int, error) {
-	if !s.holdsInput() {
-		s.takeRecordBack()
-		if err := s.ready.wait(); err != nil {
-			return nil, 0, err
-		}
-		s.lendRecord()
-	}
-	buf := takeBuffer()
-	n, err := s.conn.Read(buf[:])
-	if err != nil || !s.holdsInput() {
-		s.takeRecordBack()
-	}
-	if n == 0 {
-		giveBuffer(buf)
-		return nil, 0, err
-	}
-	return buf, n, err
-}
-
-// holdsInput reports whether conn has bytes that it has read but not handed out.
-func (s *readyTLSSource) holdsInput() bool {
-	return inputOf(s.conn).Len() > 0 || rawInputOf(s.conn).Len() > 0
-}
-
-func (s *readyTLSSource) lendRecord() {
-	s.record = records.Get().(*[recordSize]byte)
-	*rawInputOf(s.conn) = *bytes.NewBuffer(s.record[:0])
-}
-
-// takeRecordBack leaves conn without a buffer, unless it still holds input.
-func (s *readyTLSSource) takeRecordBack() {
-	if s.holdsInput() {
-		return
-	}
-	*rawInputOf(s.conn) = bytes.Buffer{}
-	inputOf(s.conn).Reset(nil)
-	if s.record != nil {
-		records.Put(s.record)
-		s.record = nil
+func giveRecord(r *record) {
+	if r != nil {
+		records.Put(r)
 	}
 }
 
-// wakeSize fits the relay's acknowledgements, pings and Close frames, so that
-// these need no second read.
-const wakeSize = 64
-
-// wakeTLSSource is for TLS connections whose readiness cannot be told. It waits in
-// a read of a few bytes and takes a buffer when they have come. crypto/tls has
-// decrypted a whole record by then, the rest of which it hands out without another
-// system call.
-type wakeTLSSource struct {
-	conn *tls.Conn
-	wake [wakeSize]byte
+// holdsInput reports whether c has bytes that it has read but not handed out.
+func holdsInput(c *tls.Conn) bool {
+	return inputOf(c).Len() > 0 || rawInputOf(c).Len() > 0
 }
 
-func (s *wakeTLSSource) receive() (*buffer, int, error) {
-	n, err := s.conn.Read(s.wake[:])
-	if n == 0 {
-		return nil, 0, err
-	}
-	buf := takeBuffer()
-	copy(buf[:], s.wake[:n])
-	if n < wakeSize || err != nil {
-		return buf, n, err
-	}
-	more, err := readReady(s.conn, s.conn, buf[n:])
-	return buf, n + more, err
+// lendRecord gives c, which holds no input, a buffer for it.
+func lendRecord(c *tls.Conn, r *record) { *rawInputOf(c) = *bytes.NewBuffer(r[:0]) }
+
+// takeRecordBack leaves c, which holds no input, without a buffer.
+func takeRecordBack(c *tls.Conn) {
+	*rawInputOf(c) = bytes.Buffer{}
+	inputOf(c).Reset(nil)
 }

@@ -60,9 +60,9 @@ func TestNewSource(t *testing.T) {
 		rearmed bool
 		want    source
 	}{
-		{"TCP", tcp, false, &readyTCPSource{}},
-		{"TLS server", server, false, &readyTLSSource{}},
-		{"TLS client", client, false, &readyTLSSource{}},
+		{"TCP", tcp, false, bufferedSource{}},
+		{"TLS server", server, false, &wakeTLSSource{}},
+		{"TLS client", client, false, &wakeTLSSource{}},
 		{"TLS over something else", wrappedServer, false, &wakeTLSSource{}},
 		{"TLS over deadlines", wrappedServer, true, bufferedSource{}},
 		{"something else", pipe, false, bufferedSource{}},
@@ -71,27 +71,6 @@ func TestNewSource(t *testing.T) {
 		got := newSource(c.conn, c.rearmed)
 		if reflect.TypeOf(got) != reflect.TypeOf(c.want) && runtime.GOOS == "linux" {
 			t.Errorf("%s: %T, want %T", c.name, got, c.want)
-		}
-	}
-}
-
-// Between messages, crypto/tls has no buffer either.
-func TestTLSHoldsNoBufferWhileWaiting(t *testing.T) {
-	conn, peer := tcpPair(t)
-	server, client := shakeHands(t, conn, peer)
-	leg := ConnLeg(server, nil, false)
-	source, ok := leg.(*connLeg).source.(*readyTLSSource)
-	if !ok {
-		t.Skip("readiness cannot be told on this platform")
-	}
-	for _, size := range legSizes {
-		go client.Write(pattern(size))
-		receiveAll(t, leg, size)
-		if raw, input := rawInputOf(server).Cap(), inputOf(server).Size(); raw > 0 || input > 0 {
-			t.Errorf("after %d bytes: crypto/tls holds buffers of %d and %d bytes", size, raw, input)
-		}
-		if source.record != nil {
-			t.Errorf("after %d bytes: the leg holds a record", size)
 		}
 	}
 }

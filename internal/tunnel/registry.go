@@ -86,8 +86,10 @@ func (l *Lease) Open(info Info, client, relay Leg, idle time.Duration) *Tunnel {
 	g := l.group
 	t := newTunnel(info, client, relay, idle)
 	t.group, t.id = g, g.registry.ids.Add(1)
+	begin := t.prepare()
 	draining := g.add(t)
-	t.start()
+	begin()
+	t.startIdleTimer()
 	if draining {
 		t.goAway(reasonDrained)
 	}

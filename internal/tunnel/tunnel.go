@@ -73,6 +73,10 @@ type Tunnel struct {
 	closer  atomic.Pointer[string] // the side whose Close frame came first
 	running sync.WaitGroup
 
+	// looped, if the tunnel runs in an event loop, has that notice that the legs are
+	// closed.
+	looped func()
+
 	// mu protects what follows.
 	mu        sync.Mutex
 	idleTimer *time.Timer // nil without an idle timeout
@@ -93,16 +97,26 @@ func newTunnel(info Info, client, relay Leg, idle time.Duration) *Tunnel {
 	return t
 }
 
-// start begins to copy; the caller does not wait.
-func (t *Tunnel) start() {
-	if t.idle > 0 {
-		t.mu.Lock()
-		t.idleTimer = time.AfterFunc(t.idle, t.checkIdle)
-		t.mu.Unlock()
+// prepare settles who carries the tunnel's bytes, an event loop or two goroutines,
+// before anyone else sees the tunnel. It returns what begins.
+func (t *Tunnel) prepare() (begin func()) {
+	if begin := t.prepareLoop(); begin != nil {
+		return begin
 	}
 	t.running.Add(2)
-	go t.copyToRelay()
-	go t.copyToClient()
+	return func() {
+		go t.copyToRelay()
+		go t.copyToClient()
+	}
+}
+
+// startIdleTimer begins to watch for idleness.
+func (t *Tunnel) startIdleTimer() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.idle > 0 && !t.over {
+		t.idleTimer = time.AfterFunc(t.idle, t.checkIdle)
+	}
 }
 
 // Wait returns when the tunnel is over and nothing uses its legs any more. It
@@ -157,8 +171,20 @@ func (t *Tunnel) directionEnded(d *direction, err error, to string) {
 		t.finish(endAbort)
 	}
 	if last {
-		t.sumUp()
+		t.account()
 	}
+}
+
+// account sums up. A loop does not wait for that: whoever logs it may block.
+func (t *Tunnel) account() {
+	if t.looped == nil {
+		t.sumUp()
+		return
+	}
+	go func() {
+		defer t.running.Done()
+		t.sumUp()
+	}()
 }
 
 // halfClose passes the end of d on. Where there is no half-closing, the end of
@@ -224,6 +250,9 @@ func (t *Tunnel) finish(how ending) {
 	t.mu.Unlock()
 	t.client.end(how)
 	t.relay.end(how)
+	if t.looped != nil {
+		t.looped()
+	}
 }
 
 // goAway closes the tunnel on the proxy's behalf: a Close frame 1001 each way, at
