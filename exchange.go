@@ -160,9 +160,15 @@ func writeAnswer(w http.ResponseWriter, answer *http.Response) error {
 			w.Header().Add("Trailer", field)
 		}
 	}
+	streamed := answer.ContentLength < 0
+	if announced > 0 && answer.Body != http.NoBody {
+		// HTTP/2 has trailers behind a body with a length, HTTP/1.1 has not.
+		delete(w.Header(), "Content-Length")
+		streamed = true
+	}
 	w.WriteHeader(answer.StatusCode)
 	var dst io.Writer = w
-	if answer.ContentLength < 0 {
+	if streamed {
 		flusher := http.NewResponseController(w)
 		if announced > 0 {
 			flusher.Flush() // or net/http gives a short answer a length, and drops the trailers
