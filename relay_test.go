@@ -38,9 +38,10 @@ func newRelay(t *testing.T, answer http.HandlerFunc, options ...func(*httptest.S
 	}
 	r.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		body, err := io.ReadAll(req.Body)
-		if err == nil {
-			r.seen <- sighting{req.Clone(context.Background()), body}
+		if err != nil {
+			panic(http.ErrAbortHandler)
 		}
+		r.seen <- sighting{req.Clone(context.Background()), body}
 		answer(w, req)
 	}))
 	serve(t, r.Server, options...)
