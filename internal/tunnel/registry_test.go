@@ -1,0 +1,263 @@
+package tunnel
+
+import (
+	"io"
+	"math/rand/v2"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func (r *rig) groups() int {
+	r.registry.mu.Lock()
+	defer r.registry.mu.Unlock()
+	return len(r.registry.groups)
+}
+
+// A reload leases anew before it releases: nothing happens to the tunnels.
+func TestLeaseExchanged(t *testing.T) {
+	inBubble(t, time.Second, func(r *rig) {
+		c := r.open()
+		for range 20 {
+			next := r.registry.Lease("wss://relay.test", time.Second)
+			r.lease.Release()
+			r.lease = next
+			time.Sleep(time.Minute)
+			c.client.send(text("hello"))
+			c.relay.expect(text("hello"))
+		}
+		r.noneEnded()
+		if r.lease.Draining() || r.groups() != 1 {
+			t.Errorf("draining %v, %d groups", r.lease.Draining(), r.groups())
+		}
+		r.registry.Wait() // for nothing
+		c.playBoth()
+		r.lease.Release()
+		r.summary()
+	})
+}
+
+// Upstreams have nothing to do with each other.
+func TestLeaseOfAnotherUpstream(t *testing.T) {
+	inBubble(t, 0, func(r *rig) {
+		c := r.open()
+		c.playBoth()
+		other := r.registry.Lease("wss://other.test", 0)
+		other.Release()
+		r.registry.Wait()
+		r.noneEnded()
+		if !other.Draining() || r.lease.Draining() {
+			t.Error("the wrong upstream is drained")
+		}
+		r.lease.Release()
+		r.summary()
+	})
+}
+
+// The window of the lease that is released last counts, except when the process
+// ends: then it is the longest one.
+func TestDrainWindow(t *testing.T) {
+	const short, long = 4 * time.Second, 8 * time.Second
+	for _, c := range []struct {
+		name  string
+		drain func(r *rig, other *Lease)
+		want  time.Duration
+	}{
+		{"released", func(r *rig, other *Lease) { other.Release(); r.lease.Release() }, short},
+		{"released the other way", func(r *rig, other *Lease) { r.lease.Release(); other.Release() }, long},
+		{"process ends", func(r *rig, other *Lease) { r.lease.Drain() }, long},
+		{"process ends and leases", func(r *rig, other *Lease) { other.Drain(); other.Release(); r.lease.Release() }, long},
+		{"twice", func(r *rig, other *Lease) { r.lease.Drain(); other.Drain() }, long},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inBubble(t, short, func(r *rig) {
+				for range 100 {
+					r.open().playBoth()
+				}
+				begun := time.Now()
+				c.drain(r, r.registry.Lease("wss://relay.test", long))
+				r.registry.Wait()
+				if took := time.Since(begun); took > c.want || took < c.want-c.want/50 {
+					t.Errorf("the drain took %v, want %v", took, c.want)
+				}
+				if n := len(r.summaries); n != 100 {
+					t.Errorf("%d tunnels have ended", n)
+				}
+			})
+		})
+	}
+}
+
+// What is still open when a drain is stopped stays open, and takes its turn in the
+// next one.
+func TestLeaseStopsDrain(t *testing.T) {
+	const count, window = 10, 10 * time.Second
+	inBubble(t, window, func(r *rig) {
+		tunnels := make([]*carried, count)
+		for i := range tunnels {
+			tunnels[i] = r.open()
+			tunnels[i].playBoth()
+		}
+		r.lease.Release()
+		if !r.lease.Draining() {
+			t.Error("not draining")
+		}
+		time.Sleep(window / 2)
+		r.lease = r.registry.Lease("wss://relay.test", window)
+		if r.lease.Draining() {
+			t.Error("still draining")
+		}
+		r.registry.Wait()
+		time.Sleep(time.Hour)
+		if n := len(r.summaries); n != count/2 {
+			t.Errorf("%d tunnels have ended, want %d", n, count/2)
+		}
+		for _, c := range tunnels[count/2:] {
+			c.client.send(text("hello"))
+		}
+		synctest.Wait()
+		begun := time.Now()
+		r.lease.Release()
+		r.registry.Wait()
+		if took := time.Since(begun); took < window/2 || took > window {
+			t.Errorf("the second drain took %v", took)
+		}
+		for i, c := range tunnels {
+			if code := c.client.closeCode(); code != closeGoingAway {
+				t.Errorf("client %d saw %d", i, code)
+			}
+			if i >= count/2 && string(c.relay.got[0].payload) != "hello" {
+				t.Errorf("relay %d got %v", i, c.relay.got)
+			}
+		}
+	})
+}
+
+// A handshake that was on its way when its upstream went ends with a Close frame,
+// not in the next drain.
+func TestOpenWhileDraining(t *testing.T) {
+	inBubble(t, time.Hour, func(r *rig) {
+		r.open() // keeps the drain going
+		r.lease.Release()
+		c := r.open()
+		c.playBoth()
+		if s := r.summary(); s.Reason != "drained" || s.ClosedBy != ByProxy || s.Duration != 0 {
+			t.Errorf("%+v", s)
+		}
+		if a, b := c.client.closeCode(), c.relay.closeCode(); a != closeGoingAway || b != closeGoingAway {
+			t.Errorf("the client saw %d, the relay %d", a, b)
+		}
+		r.registry.Wait()
+	})
+}
+
+func TestOpenWhenForgotten(t *testing.T) {
+	inBubble(t, 0, func(r *rig) {
+		r.lease.Release()
+		r.registry.Wait()
+		c := r.open()
+		c.playBoth()
+		r.summary()
+		c.client.ended(io.EOF)
+		if code := c.client.closeCode(); code != closeGoingAway {
+			t.Errorf("the client saw %d", code)
+		}
+	})
+}
+
+// Nothing is left of an upstream that is gone, however its tunnels have ended.
+func TestGroupsForgotten(t *testing.T) {
+	for name, end := range map[string]func(r *rig){
+		"no tunnels": func(r *rig) { r.lease.Release() },
+		"answered": func(r *rig) {
+			r.open().playBoth()
+			r.lease.Release()
+		},
+		"unanswered": func(r *rig) {
+			r.open()
+			r.lease.Release()
+		},
+		"ended before": func(r *rig) {
+			c := r.open()
+			c.playBoth()
+			c.client.CloseWrite()
+			c.Wait()
+			r.lease.Release()
+		},
+		"ended meanwhile": func(r *rig) {
+			c := r.open()
+			c.playBoth()
+			r.lease.Release()
+			c.client.CloseWrite()
+		},
+		"the process ends": func(r *rig) {
+			r.open().playBoth()
+			r.lease.Drain()
+			r.registry.Wait()
+			r.lease.Release()
+		},
+		"leased again": func(r *rig) {
+			r.open().playBoth()
+			r.lease.Release()
+			r.lease = r.registry.Lease("wss://relay.test", 0)
+			r.lease.Release()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, time.Second, func(r *rig) {
+				end(r)
+				r.registry.Wait()
+				time.Sleep(time.Minute)
+				if n := r.groups(); n != 0 {
+					t.Errorf("%d groups are left", n)
+				}
+			})
+		})
+	}
+}
+
+// Everything at once, for the race detector: handshakes, ends and reloads. In the
+// end nothing is left.
+func TestRegistryConcurrently(t *testing.T) {
+	const reloads, openers, each = 50, 8, 40
+	inBubble(t, 100*time.Millisecond, func(r *rig) {
+		pause := func(most time.Duration) { time.Sleep(rand.N(most)) }
+		go inParallel(openers, func(int) {
+			for range each {
+				c := r.open()
+				c.playBoth()
+				switch rand.N(4) {
+				case 0:
+					c.client.send(closing(1000))
+				case 1:
+					c.relay.CloseWrite()
+				case 2:
+					c.client.abort()
+				}
+				pause(20 * time.Millisecond)
+			}
+		})
+		inParallel(2, func(i int) {
+			for range reloads {
+				upstream := []string{"wss://relay.test", "wss://other.test"}[i]
+				lease := r.registry.Lease(upstream, rand.N(50*time.Millisecond))
+				pause(20 * time.Millisecond)
+				if rand.N(4) == 0 {
+					lease.Drain()
+				}
+				lease.Release()
+				r.registry.Wait()
+			}
+		})
+		time.Sleep(time.Minute)
+		r.lease.Release()
+		r.registry.Wait()
+		synctest.Wait()
+		if n := len(r.summaries); n != openers*each {
+			t.Errorf("%d tunnels have ended, want %d", n, openers*each)
+		}
+		if n := r.groups(); n != 0 {
+			t.Errorf("%d groups are left", n)
+		}
+	})
+}
