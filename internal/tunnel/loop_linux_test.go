@@ -1,0 +1,293 @@
+package tunnel
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// looped is a tunnel over real sockets, in an event loop, and the peers at its ends.
+type looped struct {
+	*Tunnel
+	client, relay net.Conn
+	summaries     chan Summary
+}
+
+// loopKinds are the pairs of legs that an event loop carries.
+var loopKinds = []struct {
+	name          string
+	client, relay bool // TLS?
+}{
+	{"tls-tls", true, true}, {"tcp-tls", false, true}, {"tls-tcp", true, false}, {"tcp-tcp", false, false},
+}
+
+func eachLoopKind(t *testing.T, test func(t *testing.T, l *looped)) {
+	for _, kind := range loopKinds {
+		t.Run(kind.name, func(t *testing.T) {
+			t.Parallel()
+			test(t, openLooped(t, newLoopRig(t), kind.client, kind.relay))
+		})
+	}
+}
+
+func newLoopRig(t *testing.T) *rig { return newRig(t, 0) }
+
+func openLooped(t *testing.T, r *rig, clientTLS, relayTLS bool) *looped {
+	t.Helper()
+	connect := func(secure bool) (leg, peer net.Conn) {
+		leg, peer = tcpPair(t)
+		if secure {
+			return shakeHands(t, leg, peer)
+		}
+		return leg, peer
+	}
+	clientLeg, client := connect(clientTLS)
+	relayLeg, relay := connect(relayTLS)
+	tun := r.lease.Open(Info{}, ConnLeg(clientLeg, nil, false), ConnLeg(relayLeg, nil, false), time.Hour)
+	if tun.looped == nil {
+		t.Fatal("the tunnel is in no event loop")
+	}
+	return &looped{tun, client, relay, r.summaries}
+}
+
+// transfer writes p to one end while it reads as much from the other.
+func transfer(t *testing.T, from, to net.Conn, p []byte) {
+	t.Helper()
+	failed := make(chan error, 1)
+	go func() {
+		_, err := from.Write(p)
+		failed <- err
+	}()
+	got := make([]byte, len(p))
+	if _, err := io.ReadFull(to, got); err != nil {
+		t.Fatalf("of %d bytes: %v", len(p), err)
+	}
+	if !bytes.Equal(got, p) {
+		t.Fatalf("%d bytes have changed", len(p))
+	}
+	if err := <-failed; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// tearDown ends the tunnel from the client's side and checks what it summed up to.
+func (l *looped) tearDown(t *testing.T, toRelay, toClient int) {
+	t.Helper()
+	l.client.Close()
+	if _, err := io.Copy(io.Discard, l.relay); err != nil {
+		t.Error("the relay's leg did not end in order:", err)
+	}
+	l.relay.Close()
+	s := <-l.summaries
+	if s.BytesToRelay != uint64(toRelay) || s.BytesToClient != uint64(toClient) {
+		t.Errorf("%+v, want %d and %d bytes", s, toRelay, toClient)
+	}
+	l.Wait()
+}
+
+func TestLoopCarriesBothWays(t *testing.T) {
+	eachLoopKind(t, func(t *testing.T, l *looped) {
+		total := 0
+		for _, size := range []int{1, 2, 63, 64, 65, 4096, bufferSize - 1, bufferSize, bufferSize + 1, 3*bufferSize + 7} {
+			transfer(t, l.client, l.relay, pattern(size))
+			transfer(t, l.relay, l.client, pattern(size))
+			total += size
+		}
+		l.tearDown(t, total, total)
+	})
+}
+
+// Both ways at once, with more than the sockets between take.
+func TestLoopCarriesMuchAtOnce(t *testing.T) {
+	eachLoopKind(t, func(t *testing.T, l *looped) {
+		p := pattern(16 << 20)
+		var both sync.WaitGroup
+		both.Go(func() { transfer(t, l.client, l.relay, p) })
+		both.Go(func() { transfer(t, l.relay, l.client, p) })
+		both.Wait()
+		l.tearDown(t, len(p), len(p))
+	})
+}
+
+// A peer that does not read costs its own tunnel its progress, and nobody else.
+func TestLoopWaitsForNobody(t *testing.T) {
+	r := newLoopRig(t)
+	stuck, other := openLooped(t, r, true, true), openLooped(t, r, true, true)
+	for loops()[stuck.id%uint64(len(loops()))] != loops()[other.id%uint64(len(loops()))] {
+		other = openLooped(t, r, true, true) // the next one may share the loop
+		t.Cleanup(func() { other.client.Close() })
+	}
+	p := pattern(32 << 20)
+	sent := make(chan error, 1)
+	go func() {
+		_, err := stuck.client.Write(p)
+		sent <- err
+	}()
+	for range 100 {
+		transfer(t, other.client, other.relay, pattern(5000))
+		transfer(t, other.relay, other.client, pattern(50))
+	}
+	select {
+	case err := <-sent:
+		t.Fatalf("32 MiB found room between the peers: %v", err)
+	default:
+	}
+	got := make([]byte, len(p))
+	if _, err := io.ReadFull(stuck.relay, got); err != nil || !bytes.Equal(got, p) {
+		t.Fatal("what was held back has changed:", err)
+	}
+	if err := <-sent; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The loop gives a connection its input buffer only while it has input.
+func TestLoopHoldsNoBuffers(t *testing.T) {
+	r := newLoopRig(t)
+	l := openLooped(t, r, true, true)
+	transfer(t, l.client, l.relay, pattern(100_000))
+	transfer(t, l.relay, l.client, pattern(100_000))
+	idle := make(chan struct{})
+	loop := loops()[l.id%uint64(len(loops()))]
+	loop.post(func() {
+		defer close(idle)
+		for _, leg := range []Leg{l.Tunnel.client, l.Tunnel.relay} {
+			conn := leg.(*connLeg).Conn.(*tls.Conn)
+			s := (*netConnOf(conn)).(*sock)
+			if raw, input := rawInputOf(conn).Cap(), inputOf(conn).Size(); raw > 0 || input > 0 || s.record != nil || s.backlog != nil {
+				t.Errorf("an idle leg holds %d bytes of ciphertext, %d of plaintext, %v, a backlog of %d",
+					raw, input, s.record, cap(s.backlog))
+			}
+		}
+	})
+	<-idle
+	l.tearDown(t, 100_000, 100_000)
+}
+
+// Records that come in pieces, many of them at the same time.
+func TestLoopChoppedRecords(t *testing.T) {
+	r := newLoopRig(t)
+	var all sync.WaitGroup
+	for i := range 8 {
+		leg, peer := tcpPair(t)
+		server, client := shakeHands(t, leg, chopping{peer})
+		relayLeg, relay := tcpPair(t)
+		r.lease.Open(Info{}, ConnLeg(server, nil, false), ConnLeg(relayLeg, nil, false), 0)
+		all.Go(func() { transfer(t, client, relay, pattern(20_000+i)) })
+	}
+	all.Wait()
+}
+
+// chopping writes in small pieces.
+type chopping struct{ net.Conn }
+
+func (c chopping) Write(p []byte) (int, error) {
+	for i := 0; i < len(p); i += 700 {
+		if _, err := c.Conn.Write(p[i:min(i+700, len(p))]); err != nil {
+			return i, err
+		}
+	}
+	return len(p), nil
+}
+
+func TestLoopSendsPendingFirst(t *testing.T) {
+	r := newLoopRig(t)
+	clientLeg, client := tcpPair(t)
+	relayLeg, relay := tcpPair(t)
+	r.lease.Open(Info{}, ConnLeg(clientLeg, []byte("early "), false), ConnLeg(relayLeg, []byte("greeting "), false), 0)
+	for _, way := range []struct {
+		from, to net.Conn
+		want     string
+	}{{client, relay, "early bird"}, {relay, client, "greeting bird"}} {
+		if _, err := way.from.Write([]byte("bird")); err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, len(way.want))
+		if _, err := io.ReadFull(way.to, got); err != nil || string(got) != way.want {
+			t.Errorf("%q, %v; want %q", got, err, way.want)
+		}
+	}
+}
+
+func TestLoopHalfClose(t *testing.T) {
+	eachLoopKind(t, func(t *testing.T, l *looped) {
+		if err := l.client.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := l.relay.Read(make([]byte, 1)); err != io.EOF {
+			t.Fatalf("the relay read %d bytes and %v, want EOF", n, err)
+		}
+		p := pattern(100_000)
+		go func() {
+			l.relay.Write(p)
+			l.relay.Close()
+		}()
+		got, err := io.ReadAll(l.client)
+		if err != nil || !bytes.Equal(got, p) {
+			t.Errorf("after its own end the client got %d bytes and %v", len(got), err)
+		}
+		<-l.summaries
+	})
+}
+
+func TestLoopPassesResetsOn(t *testing.T) {
+	eachLoopKind(t, func(t *testing.T, l *looped) {
+		innermost(l.relay).(*net.TCPConn).SetLinger(0)
+		innermost(l.relay).Close()
+		_, err := l.client.Read(make([]byte, 1))
+		if !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("the client got %v, want a reset", err)
+		}
+		if s := <-l.summaries; s.ClosedBy != ByRelay || s.CloseCode != closeAbnormal {
+			t.Errorf("closed by %s with %d (%s)", s.ClosedBy, s.CloseCode, s.Reason)
+		}
+	})
+}
+
+// Loops end with their last tunnel and begin again with the next.
+func TestLoopsEnd(t *testing.T) {
+	for range 20 {
+		r := newLoopRig(t)
+		var all sync.WaitGroup
+		for range 10 {
+			l := openLooped(t, r, false, false)
+			all.Go(func() {
+				transfer(t, l.client, l.relay, pattern(100))
+				l.relay.Close()
+				l.client.Close()
+				l.Wait()
+			})
+		}
+		all.Wait()
+	}
+}
+
+// A message costs no allocation but the one that crypto/tls makes for each record
+// that it reads, here and in the peer.
+func TestLoopDoesNotAllocate(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	r := newLoopRig(t)
+	l := openLooped(t, r, true, true)
+	message, got := encodeAll(true, wsFrame{true, opText, pattern(4096)}), make([]byte, 8192)
+	roundTrip := func() {
+		if _, err := l.client.Write(message); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(l.relay, got[:len(message)]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	roundTrip()
+	if n := testing.AllocsPerRun(500, roundTrip); n > 2 {
+		t.Errorf("a message costs %v allocations", n)
+	}
+	l.tearDown(t, 502*len(message), 0)
+}
