@@ -1,0 +1,189 @@
+//go:build unix
+
+package reloadtest
+
+import (
+	"bufio"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+const (
+	wsKey = "dGhlIHNhbXBsZSBub25jZQ==" // of RFC 6455, section 1.3
+
+	// patience is for what happens in milliseconds on a machine with nothing else
+	// to do. No test depends on it unless something is broken.
+	patience = time.Minute
+)
+
+var ids atomic.Uint64
+
+// clientTLS is the clients' side of TLS.
+func clientTLS() *tls.Config {
+	return &tls.Config{
+		RootCAs:          testCA.pool,
+		ServerName:       "localhost",
+		CurvePreferences: []tls.CurveID{tls.X25519},
+	}
+}
+
+// refused is an answer other than 101.
+type refused struct {
+	status     int
+	retryAfter string
+}
+
+func (r refused) Error() string {
+	return fmt.Sprintf("status %d, Retry-After %q", r.status, r.retryAfter)
+}
+
+// shake opens a WebSocket on conn. options are added to the query.
+func shake(conn net.Conn, id uint64, options string) (*peer, error) {
+	fmt.Fprintf(conn, "GET /websocket?apiKey=k&sessionId=%d%s HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"+
+		"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n\r\n", id, options, wsKey)
+	r := bufio.NewReaderSize(conn, 512)
+	answer, err := http.ReadResponse(r, nil)
+	if err != nil {
+		return nil, err
+	}
+	if answer.StatusCode != http.StatusSwitchingProtocols {
+		return nil, refused{answer.StatusCode, answer.Header.Get("Retry-After")}
+	}
+	if accept := answer.Header.Get("Sec-WebSocket-Accept"); accept != acceptFor(wsKey) {
+		return nil, fmt.Errorf("Sec-WebSocket-Accept %q", accept)
+	}
+	return newPeer(conn, r, id, true), nil
+}
+
+// dial opens a WebSocket to addr.
+func dial(addr, options string) (*peer, error) {
+	conn, err := tls.Dial("tcp", addr, clientTLS())
+	if err != nil {
+		return nil, err
+	}
+	p, err := shake(conn, ids.Add(1), options)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+func ignore([]byte) error { return nil }
+
+// open opens n WebSockets, a few at a time, and reads from each.
+func open(t testing.TB, addr string, n int, options string) []*peer {
+	t.Helper()
+	peers := make([]*peer, n)
+	errs := make(chan error, n)
+	var next atomic.Int64
+	var dialing sync.WaitGroup
+	for range 8 {
+		dialing.Go(func() {
+			for i := next.Add(1) - 1; i < int64(n); i = next.Add(1) - 1 {
+				p, err := dial(addr, options)
+				if err != nil {
+					errs <- fmt.Errorf("tunnel %d: %w", i, err)
+					return
+				}
+				peers[i] = p
+				go p.run(ignore)
+			}
+		})
+	}
+	dialing.Wait()
+	t.Cleanup(func() {
+		for _, p := range peers {
+			if p != nil {
+				p.conn.Close()
+			}
+		}
+	})
+	select {
+	case err := <-errs:
+		t.Fatal(err)
+	default:
+	}
+	return peers
+}
+
+// sizes of the messages in turn: the SDK's small ones, its statistics, and some
+// that take several TLS records.
+var sizes = []int{80, 400, 4096, 120, 300, 4096, 90, 40000}
+
+// traffic sends messages through tunnels, one after another, in one to three
+// frames each.
+type traffic struct {
+	testing.TB
+	quit    chan struct{}
+	done    sync.WaitGroup
+	once    sync.Once
+	sent    atomic.Int64
+	flowing chan struct{} // of capacity 1: more has been sent
+}
+
+func startTraffic(t testing.TB, peers []*peer, pace time.Duration) *traffic {
+	t.Helper()
+	tr := &traffic{TB: t, quit: make(chan struct{}), flowing: make(chan struct{}, 1)}
+	tr.done.Go(func() { tr.run(peers, pace) })
+	t.Cleanup(tr.stop)
+	return tr
+}
+
+func (tr *traffic) run(peers []*peer, pace time.Duration) {
+	ticker := time.NewTicker(pace)
+	defer ticker.Stop()
+	for i := 0; ; i++ {
+		select {
+		case <-tr.quit:
+			return
+		case <-ticker.C:
+		}
+		p := peers[i%len(peers)]
+		if !p.writing.TryLock() {
+			continue // it is in the middle of a message
+		}
+		// A tunnel that was drained cannot be written to; whoever asks how it
+		// ended will see whether it should have been.
+		_ = p.sendLocked(sizes[int(p.id+p.sent)%len(sizes)], 1+i%3)
+		p.writing.Unlock()
+		tr.sent.Add(1)
+		select {
+		case tr.flowing <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// await returns when n more messages have been sent.
+func (tr *traffic) await(n int64) {
+	for want := tr.sent.Load() + n; tr.sent.Load() < want; {
+		<-tr.flowing
+	}
+}
+
+func (tr *traffic) stop() {
+	tr.once.Do(func() { close(tr.quit) })
+	tr.done.Wait()
+}
+
+// sendAll has each tunnel carry one message there and back.
+func sendAll(t testing.TB, peers []*peer) {
+	t.Helper()
+	for _, p := range peers {
+		if err := p.send(80, 1); err != nil {
+			t.Fatalf("tunnel %d: %v", p.id, err)
+		}
+	}
+	for _, p := range peers {
+		if err := p.awaitAll(patience); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,296 @@
+//go:build unix
+
+package reloadtest
+
+import (
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strconv"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// linger is how long a tunnel may live on once it was told to go.
+const linger = 5 * time.Second
+
+// window is long enough that a machine with other things to do shifts few closes
+// from one tenth of it to another: a stall of half a second is forgiven.
+const window = 10 * time.Second
+
+// fleet is tunnels of each kind that a drain must handle.
+type fleet struct {
+	*relay
+	peers []*peer
+	slow  int // the first so many send large messages slowly, both ways
+}
+
+// openFleet opens n tunnels; one in ten is slow.
+func openFleet(t testing.TB, addr string, relay *relay, n int) *fleet {
+	t.Helper()
+	f := &fleet{relay: relay, slow: n / 10}
+	// In turn, since tunnels are closed in the order in which they were opened.
+	f.peers = open(t, addr, f.slow, "&slow=1")
+	f.peers = append(f.peers, open(t, addr, n-f.slow, "")...)
+	for _, p := range f.peers[:f.slow] {
+		done := make(chan struct{})
+		var sending sync.WaitGroup
+		sending.Go(func() { slowly(p, done) })
+		t.Cleanup(func() { close(done); p.conn.Close(); sending.Wait() })
+	}
+	return f
+}
+
+// checkDrained checks how each leg ended: with a Close frame 1001 between two
+// messages, masked at the relay, which its strict reader has seen to, and spread
+// evenly over the window from begun on.
+func (f *fleet) checkDrained(t testing.TB, begun time.Time, window time.Duration) {
+	t.Helper()
+	var tenths [10]int
+	for _, p := range f.peers {
+		leg := f.leg(p.id)
+		atClient, ok1 := p.awaitEnd(time.Until(begun.Add(window + linger + patience)))
+		atRelay, ok2 := leg.awaitEnd(patience)
+		if !ok1 || !ok2 || atClient.code != goingAway || atRelay.code != goingAway || atClient.err != nil || atRelay.err != nil {
+			t.Errorf("tunnel %d: client %v, relay %v", p.id, atClient, atRelay)
+			continue
+		}
+		// Slow tunnels finish their messages first, so the first of the two ends
+		// is nearer to when the tunnel was told to go.
+		at := min(atClient.at.Sub(begun), atRelay.at.Sub(begun))
+		tenths[max(0, min(9, int(at*10/window)))]++
+	}
+	t.Logf("closes in each tenth of %v: %v", window, tenths)
+	share := len(f.peers) / len(tenths)
+	for i, n := range tenths {
+		if n < share/2 || n > share*2 {
+			t.Errorf("%d closes in tenth %d of the window, want %d to %d", n, i, share/2, share*2)
+		}
+	}
+}
+
+// TestRemoved removes the upstream of 1,000 tunnels from the configuration.
+func TestRemoved(t *testing.T) {
+	t.Parallel()
+	dir, relay, other := writeCertificates(t), startRelay(t), startRelay(t)
+	cfg := config{dir: dir, addr: reserve(t), upstream: relay.addr, window: window}
+	p := startProxy(t, dir, "a", cfg.addr, cfg.String())
+	f := openFleet(t, cfg.addr, relay, 1000)
+	sendAll(t, f.peers[f.slow:])
+	startTraffic(t, f.peers[f.slow:], 2*time.Millisecond)
+
+	cfg.upstream = other.addr
+	begun := time.Now()
+	p.load(cfg.String())
+	sendAll(t, open(t, cfg.addr, 1, "")) // through the other upstream
+
+	f.checkDrained(t, begun, window)
+}
+
+// TestLateHandshake: net/http closes a connection on which a request arrives after
+// its server was told to shut down. What can arrive late is a request that waits
+// in another handler, such as one that asks who the user is.
+func TestLateHandshake(t *testing.T) {
+	t.Parallel()
+	dir, relay, other := writeCertificates(t), startRelay(t), startRelay(t)
+	asked, answer := make(chan struct{}), make(chan struct{})
+	auth := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		asked <- struct{}{}
+		<-answer
+	}))
+	t.Cleanup(auth.Close)
+	cfg := config{dir: dir, addr: reserve(t), upstream: relay.addr, window: window}
+	cfg.site = "forward_auth " + auth.Listener.Addr().String() + " {\nuri /\n}"
+	p := startProxy(t, dir, "a", cfg.addr, cfg.String())
+
+	result := make(chan error)
+	go func() {
+		_, err := dial(cfg.addr, "")
+		result <- err
+	}()
+	<-asked
+	cfg.upstream = other.addr
+	p.load(cfg.String())
+	close(answer)
+
+	err := <-result
+	var got refused
+	if !errors.As(err, &got) || got.status != http.StatusServiceUnavailable {
+		t.Fatalf("a handshake to the upstream that drains: %v, want 503", err)
+	}
+	if after, err := strconv.Atoi(got.retryAfter); err != nil || after < 1 || after > int(window.Seconds()) {
+		t.Errorf("Retry-After %q, want a number of seconds up to the window's", got.retryAfter)
+	}
+}
+
+// TestStop stops the process in each way while tunnels are open.
+func TestStop(t *testing.T) {
+	for _, way := range []struct {
+		name    string
+		tunnels int
+		stop    func(*proxy)
+	}{
+		{"SIGTERM", 1000, func(p *proxy) { p.signal(syscall.SIGTERM) }},
+		{"SIGINT", 100, func(p *proxy) { p.signal(os.Interrupt) }},
+		{"caddy stop", 100, func(p *proxy) { p.run("stop", "--address", "unix/"+p.sock()) }},
+	} {
+		t.Run(way.name, func(t *testing.T) {
+			t.Parallel()
+			dir, relay := writeCertificates(t), startRelay(t)
+			cfg := config{dir: dir, addr: reserve(t), upstream: relay.addr, window: window}
+			p := startProxy(t, dir, "a", cfg.addr, cfg.String())
+			f := openFleet(t, cfg.addr, relay, way.tunnels)
+			sendAll(t, f.peers[f.slow:])
+			startTraffic(t, f.peers[f.slow:], 2*time.Millisecond)
+
+			begun := time.Now()
+			way.stop(p)
+			code := p.awaitExit(window + linger + patience)
+			took := time.Since(begun)
+			t.Logf("exit code %d after %v", code, took)
+			if code != 0 {
+				t.Errorf("exit code %d, want 0", code)
+			}
+			// The promise is a limit on time, so it is checked as one.
+			if took > window+linger {
+				t.Errorf("stopping took %v, want %v at the most", took, window+linger)
+			}
+			f.checkDrained(t, begun, window)
+		})
+	}
+}
+
+// TestSecondInterrupt: whoever cannot wait for the drain interrupts again.
+func TestSecondInterrupt(t *testing.T) {
+	t.Parallel()
+	dir, relay := writeCertificates(t), startRelay(t)
+	cfg := config{dir: dir, addr: reserve(t), upstream: relay.addr, window: time.Hour}
+	p := startProxy(t, dir, "a", cfg.addr, cfg.String())
+	open(t, cfg.addr, 10, "")
+	p.signal(os.Interrupt)
+	p.awaitLog("servers shutting down with eternal grace period")
+	p.signal(os.Interrupt)
+	// An hour of draining was ahead.
+	if code := p.awaitExit(patience); code != 2 {
+		t.Errorf("exit code %d, want 2, Caddy's for a forced exit", code)
+	}
+}
+
+// TestAtOnce: a window of 0 closes all at once, each with its Close frame.
+func TestAtOnce(t *testing.T) {
+	t.Parallel()
+	for name, remove := range map[string]func(*proxy, config){
+		"reload": func(p *proxy, c config) {
+			c.upstream = "127.0.0.1:1"
+			p.load(c.String())
+		},
+		"stop": func(p *proxy, _ config) {
+			p.signal(syscall.SIGTERM)
+			if code := p.awaitExit(patience); code != 0 {
+				p.Errorf("exit code %d", code)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, relay := writeCertificates(t), startRelay(t)
+			cfg := config{dir: dir, addr: reserve(t), upstream: relay.addr, window: 0}
+			p := startProxy(t, dir, "a", cfg.addr, cfg.String())
+			peers := open(t, cfg.addr, 200, "")
+			sendAll(t, peers)
+			remove(p, cfg)
+			for _, peer := range peers {
+				atClient, ok1 := peer.awaitEnd(patience)
+				atRelay, ok2 := relay.leg(peer.id).awaitEnd(patience)
+				if !ok1 || !ok2 || atClient.code != goingAway || atRelay.code != goingAway || atClient.err != nil || atRelay.err != nil {
+					t.Errorf("tunnel %d: client %v, relay %v", peer.id, atClient, atRelay)
+				}
+			}
+		})
+	}
+}
+
+// TestStalled: clients that have stopped reading hold up neither the drain of the
+// others nor the stop.
+func TestStalled(t *testing.T) {
+	t.Parallel()
+	const window = time.Second
+	for name, remove := range map[string]func(*proxy, config){
+		"reload": func(p *proxy, c config) {
+			c.upstream = "127.0.0.1:1"
+			p.load(c.String())
+		},
+		"stop": func(p *proxy, _ config) { p.signal(syscall.SIGTERM) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, relay := writeCertificates(t), startRelay(t)
+			cfg := config{dir: dir, addr: reserve(t), upstream: relay.addr, window: window}
+			p := startProxy(t, dir, "a", cfg.addr, cfg.String())
+			before := open(t, cfg.addr, 10, "")
+			sendAll(t, before)
+			var stalled []*peer
+			for range 10 {
+				peer, err := dial(cfg.addr, "&flood=1")
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer peer.conn.Close()
+				stalled = append(stalled, peer)
+			}
+			after := open(t, cfg.addr, 10, "")
+			sendAll(t, after)
+			for _, peer := range stalled {
+				awaitStall(t, relay.leg(peer.id))
+			}
+
+			begun := time.Now()
+			remove(p, cfg)
+			for _, peer := range append(before, after...) {
+				e, ok := peer.awaitEnd(patience)
+				if !ok || e.code != goingAway || e.err != nil {
+					t.Errorf("tunnel %d beside the stalled ones: %v", peer.id, e)
+				}
+				// They share the window with the stalled ones, whose own end comes
+				// linger later.
+				if took := e.at.Sub(begun); took > window+linger/2 {
+					t.Errorf("tunnel %d was closed after %v", peer.id, took)
+				}
+			}
+			for _, peer := range stalled {
+				if e, ok := relay.leg(peer.id).awaitEnd(patience); !ok || e.code != goingAway {
+					t.Errorf("the relay's leg of stalled tunnel %d: %v", peer.id, e)
+				}
+			}
+			if name == "stop" {
+				if code := p.awaitExit(patience); code != 0 {
+					t.Errorf("exit code %d", code)
+				}
+				if took := time.Since(begun); took > window+linger {
+					t.Errorf("stopping took %v, want %v at the most", took, window+linger)
+				}
+				return
+			}
+			p.awaitLogs("tunnel closed", 30)
+		})
+	}
+}
+
+// awaitStall returns when the relay cannot send any more: what it sent fills the
+// buffers of both connections and the proxy between them.
+func awaitStall(t testing.TB, leg *peer) {
+	t.Helper()
+	ticker := time.NewTicker(100 * time.Millisecond)
+	defer ticker.Stop()
+	for locked := 0; locked < 3; {
+		<-ticker.C
+		// Between two messages it is unlocked.
+		if leg.writing.TryLock() {
+			leg.writing.Unlock()
+			locked = 0
+			continue
+		}
+		locked++
+	}
+}

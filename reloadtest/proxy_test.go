@@ -1,0 +1,419 @@
+//go:build unix
+
+package reloadtest
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// buildDir holds the binary while the tests run.
+var buildDir string
+
+func TestMain(m *testing.M) {
+	raiseOpenFiles()
+	var err error
+	if buildDir, err = os.MkdirTemp("", "watchrtc"); err != nil {
+		panic(err)
+	}
+	code := m.Run()
+	os.RemoveAll(buildDir)
+	os.Exit(code)
+}
+
+// raiseOpenFiles makes room for thousands of connections, here and, since limits
+// are inherited, in the proxy.
+func raiseOpenFiles() {
+	var limit syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) == nil && limit.Cur < limit.Max {
+		limit.Cur = limit.Max
+		_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit)
+	}
+}
+
+// caddyBinary builds cmd/caddy, once, with the race detector if the tests have it.
+var caddyBinary = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(buildDir, "caddy")
+	args := []string{"build", "-o", path}
+	if raceEnabled {
+		args = append(args, "-race")
+	}
+	out, err := exec.Command("go", append(args, "../cmd/caddy")...).CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("go %v: %w\n%s", args, err, out)
+	}
+	return path, err
+})
+
+// proxy is a Caddy process.
+type proxy struct {
+	testing.TB
+	name string // of its files, and its admin socket
+	dir  string
+	addr string // of its HTTPS listener
+	*process
+	admin http.Client
+}
+
+// process is a command whose log is read.
+type process struct {
+	cmd    *exec.Cmd
+	begun  time.Time
+	exited chan struct{}
+
+	mu    sync.Mutex // protects lines
+	more  sync.Cond
+	lines []string
+	over  bool
+}
+
+// startProxy runs Caddy with the configuration and returns when that serves.
+// Environment variables can be given. Its files are in dir.
+func startProxy(t testing.TB, dir, name, addr, config string, env ...string) *proxy {
+	t.Helper()
+	path, err := caddyBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &proxy{TB: t, name: name, dir: dir, addr: addr}
+	p.admin.Transport = &http.Transport{
+		DisableKeepAlives: true, // which count as goroutines
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", p.sock())
+		},
+	}
+	p.writeConfig(config)
+	cmd := exec.Command(path, "run", "--config", p.file())
+	cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir,
+		"ADMIN=unix/"+p.sock(), "GORACE=halt_on_error=1")
+	cmd.Env = append(cmd.Env, env...)
+	p.process = startProcess(t, cmd)
+	p.awaitLog("serving initial configuration")
+	return p
+}
+
+func (p *proxy) sock() string { return filepath.Join(p.dir, p.name+".sock") }
+func (p *proxy) file() string { return filepath.Join(p.dir, p.name+".Caddyfile") }
+
+func (p *proxy) writeConfig(config string) {
+	p.Helper()
+	if err := os.WriteFile(p.file(), []byte(config), 0o600); err != nil {
+		p.Fatal(err)
+	}
+}
+
+func startProcess(t testing.TB, cmd *exec.Cmd) *process {
+	t.Helper()
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &process{cmd: cmd, begun: time.Now(), exited: make(chan struct{})}
+	p.more.L = &p.mu
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go p.readLog(stderr)
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill() // if it lives
+		<-p.exited
+		if t.Failed() {
+			t.Logf("%v said:\n%s", cmd.Args[1:], p.tail(20))
+		}
+		if p.count("DATA RACE") > 0 {
+			t.Error("the process had a data race:\n" + p.tail(200))
+		}
+	})
+	return p
+}
+
+func (p *process) readLog(stderr io.Reader) {
+	scan := bufio.NewScanner(stderr)
+	scan.Buffer(nil, 1<<20)
+	for scan.Scan() {
+		p.mu.Lock()
+		p.lines = append(p.lines, scan.Text())
+		p.more.Broadcast()
+		p.mu.Unlock()
+	}
+	_ = p.cmd.Wait() // its ProcessState has the code
+	p.mu.Lock()
+	p.over = true
+	p.more.Broadcast()
+	p.mu.Unlock()
+	close(p.exited)
+}
+
+// awaitLog returns when n lines with the text have been logged since the start.
+func (p *proxy) awaitLog(text string) { p.Helper(); p.awaitLogs(text, 1) }
+
+func (p *proxy) awaitLogs(text string, n int) {
+	p.Helper()
+	late := false
+	timer := time.AfterFunc(patience, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		late = true
+		p.more.Broadcast()
+	})
+	defer timer.Stop()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for from, seen := 0, 0; ; p.more.Wait() {
+		for ; from < len(p.lines); from++ {
+			if strings.Contains(p.lines[from], text) {
+				seen++
+			}
+		}
+		if seen >= n {
+			return
+		}
+		if p.over || late {
+			p.Fatalf("%q is logged %d times, want %d", text, seen, n)
+		}
+	}
+}
+
+// count returns how many lines with the text have been logged.
+func (p *process) count(text string) (n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, line := range p.lines {
+		if strings.Contains(line, text) {
+			n++
+		}
+	}
+	return n
+}
+
+// tail returns the last n lines that are not about the end of a tunnel.
+func (p *process) tail(n int) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var lines []string
+	for _, line := range p.lines {
+		if !strings.Contains(line, `"tunnel closed"`) {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+func (p *proxy) signal(sig os.Signal) {
+	p.Helper()
+	if err := p.cmd.Process.Signal(sig); err != nil {
+		p.Fatal(err)
+	}
+}
+
+// awaitExit returns the process's exit code.
+func (p *proxy) awaitExit(within time.Duration) int {
+	p.Helper()
+	select {
+	case <-p.exited:
+	case <-time.After(within):
+		_ = p.cmd.Process.Signal(syscall.SIGABRT) // which says where it hangs
+		<-p.exited
+		p.Fatalf("the process lived on for %v", within)
+	}
+	return p.cmd.ProcessState.ExitCode()
+}
+
+// ask sends a request to the admin endpoint and returns the answer's body.
+func (p *proxy) ask(method, path, contentType string, body string) []byte {
+	p.Helper()
+	req, err := http.NewRequest(method, "http://localhost"+path, strings.NewReader(body))
+	if err != nil {
+		p.Fatal(err)
+	}
+	if contentType != "" {
+		req.Header.Set("Content-Type", contentType)
+	}
+	answer, err := p.admin.Do(req)
+	if err != nil {
+		p.Fatal(err)
+	}
+	defer answer.Body.Close()
+	got, err := io.ReadAll(answer.Body)
+	if err != nil || answer.StatusCode != http.StatusOK {
+		p.Fatalf("%s %s: %s %s %v", method, path, answer.Status, got, err)
+	}
+	return got
+}
+
+// load has the configuration loaded through the admin endpoint.
+func (p *proxy) load(config string) {
+	p.Helper()
+	p.ask(http.MethodPost, "/load", "text/caddyfile", config)
+}
+
+// run runs another Caddy command and returns what it says.
+func (p *proxy) run(args ...string) string {
+	p.Helper()
+	cmd := exec.Command(p.cmd.Path, args...)
+	cmd.Env = p.cmd.Env
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		p.Fatalf("caddy %v: %v\n%s", args, err, out)
+	}
+	return string(out)
+}
+
+// usage is what the process holds.
+type usage struct {
+	Goroutines int
+	Heap       int // bytes reachable
+	Stack      int
+}
+
+// usage collects garbage and measures.
+func (p *proxy) usage() usage {
+	p.Helper()
+	for range 3 { // sync.Pool gives back what it holds in two cycles
+		p.ask(http.MethodGet, "/debug/pprof/heap?gc=1", "", "")
+	}
+	var vars struct {
+		Memstats struct{ HeapAlloc, StackInuse int }
+	}
+	if err := json.Unmarshal(p.ask(http.MethodGet, "/debug/vars", "", ""), &vars); err != nil {
+		p.Fatal(err)
+	}
+	var n int
+	head, _, _ := bytes.Cut(p.ask(http.MethodGet, "/debug/pprof/goroutine?debug=1", "", ""), []byte("\n"))
+	if _, err := fmt.Sscanf(string(head), "goroutine profile: total %d", &n); err != nil {
+		p.Fatal(err)
+	}
+	return usage{n, vars.Memstats.HeapAlloc, vars.Memstats.StackInuse}
+}
+
+// reserve returns an address of which nobody else can have the port while the
+// test runs: a socket is bound to it, which does not listen. Caddy can bind it as
+// well, since it sets SO_REUSEPORT.
+func reserve(t testing.TB) string {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	unix.CloseOnExec(fd)
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	bound, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("127.0.0.1:%d", bound.(*unix.SockaddrInet4).Port)
+}
+
+// authority signs the certificates of a test run.
+type authority struct {
+	cert   *x509.Certificate
+	key    *ecdsa.PrivateKey
+	pool   *x509.CertPool
+	serial atomic.Int64
+}
+
+var testCA = newAuthority()
+
+func newAuthority() *authority {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		panic(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		panic(err)
+	}
+	a := &authority{cert: cert, key: key, pool: x509.NewCertPool()}
+	a.pool.AddCert(cert)
+	return a
+}
+
+// issue makes a certificate for a name and for loopback.
+func (a *authority) issue(t testing.TB, name string) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(2 + a.serial.Add(1)), Subject: pkix.Name{CommonName: name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		DNSNames: []string{name}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+// writeCertificates puts ca.pem, cert.pem and key.pem into a new directory.
+func writeCertificates(t testing.TB) (dir string) {
+	t.Helper()
+	// Not t.TempDir: the path of a unix socket in it must not be long.
+	dir, err := os.MkdirTemp(buildDir, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	writePEM(t, filepath.Join(dir, "ca.pem"), "CERTIFICATE", testCA.cert.Raw)
+	renewCertificate(t, dir)
+	return dir
+}
+
+func renewCertificate(t testing.TB, dir string) {
+	t.Helper()
+	cert := testCA.issue(t, "localhost")
+	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writePEM(t, filepath.Join(dir, "key.pem"), "PRIVATE KEY", key)
+	writePEM(t, filepath.Join(dir, "cert.pem"), "CERTIFICATE", cert.Certificate[0])
+}
+
+func writePEM(t testing.TB, path, kind string, der []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,5 @@
+//go:build !race
+
+package reloadtest
+
+const raceEnabled = false
