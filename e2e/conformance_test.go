@@ -12,8 +12,8 @@ import (
 
 // Message types, as on the wire.
 const (
-	text   = 1
-	binary = 2
+	textType   = 1
+	binaryType = 2
 )
 
 // TestConformance has strict clients and servers of other authors exchange all
@@ -50,8 +50,8 @@ func TestConformance(t *testing.T) {
 func testMessages(t *testing.T, c wsClient) {
 	for _, size := range []int{0, 1, 125, 126, 127, 65535, 65536, 65537, 1 << 20, 5 << 20} {
 		data := bytes.Repeat([]byte("wörld€ "), size/10+1)[:size]
-		checkEcho(t, c, binary, data)
-		checkEcho(t, c, text, bytes.ToValidUTF8(data, nil))
+		checkEcho(t, c, binaryType, data)
+		checkEcho(t, c, textType, bytes.ToValidUTF8(data, nil))
 	}
 }
 
@@ -73,8 +73,8 @@ func testFragments(t *testing.T, c wsClient) {
 		for i, size := range sizes {
 			fragments[i] = bytes.Repeat([]byte{byte('a' + i)}, size)
 		}
-		checkEcho(t, c, text, fragments...)
-		checkEcho(t, c, binary, fragments...)
+		checkEcho(t, c, textType, fragments...)
+		checkEcho(t, c, binaryType, fragments...)
 		pings += 2 * (len(sizes) - 1)
 	}
 	if got := c.pongs(); got != pings {
@@ -103,7 +103,7 @@ func testClose(t *testing.T, server echoServer, dial func(*testing.T) wsClient, 
 	}
 
 	c = dial(t)
-	c.send(t, text, fmt.Appendf(nil, "close:%d:%s", code, reason))
+	c.send(t, textType, fmt.Appendf(nil, "close:%d:%s", code, reason))
 	if gotCode, gotReason := c.closed(t); gotCode != code || gotReason != reason {
 		t.Errorf("the client saw %d %q, want %d %q", gotCode, gotReason, code, reason)
 	}

@@ -49,7 +49,7 @@ func newScene(t *testing.T, relayConfig relay.Config, proxyConfig caddy.Config, 
 	t.Helper()
 	s := &scene{addr: caddy.FreeAddr(t)}
 	s.ca = pki.New(t, "e2e")
-	s.leaf = s.ca.Issue(t, "127.0.0.1", "localhost", "proxy.test", "*.site.test")
+	s.leaf = s.ca.Issue(t, "proxy.test", "*.site.test", "127.0.0.1", "localhost")
 	s.relay = relay.Start(t, s.ca, relayConfig)
 	s.pages = servePages(t, sdkNew)
 	proxyConfig.Sites = s.site(s.relay.URL(), options...)

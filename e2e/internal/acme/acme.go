@@ -59,7 +59,7 @@ func Start(tb testing.TB, dir string, ca *pki.CA, config Config) *Server {
 }
 
 func configFile(tb testing.TB, ca *pki.CA, config Config, listen, management string) string {
-	leaf := ca.Issue(tb, "127.0.0.1", "pebble.test")
+	leaf := ca.Issue(tb, "pebble.test", "127.0.0.1")
 	content, err := json.Marshal(map[string]any{"pebble": map[string]any{
 		"listenAddress":           listen,
 		"managementListenAddress": management,

@@ -24,7 +24,7 @@ var flags = []string{
 	"--disable-background-networking", "--disable-component-update", "--disable-sync",
 	"--disable-default-apps", "--disable-extensions", "--disable-dev-shm-usage", "--mute-audio",
 	"--use-fake-device-for-media-stream", "--ignore-certificate-errors",
-	"--host-resolver-rules=MAP *.test 127.0.0.1",
+	"--host-resolver-rules=MAP *.test 127.0.0.1, MAP *.google.com ~NOTFOUND, MAP *.googleapis.com ~NOTFOUND",
 	"--remote-debugging-port=0",
 }
 

@@ -56,7 +56,7 @@ func listen(tb testing.TB, handler http.Handler, ca *pki.CA, config Config) *htt
 	server.Config.ErrorLog = log.New(logged, "", log.Ltime)
 	server.EnableHTTP2 = true
 	server.TLS = &tls.Config{
-		Certificates: []tls.Certificate{ca.Issue(tb, "127.0.0.1", "localhost", "relay.test").TLS},
+		Certificates: []tls.Certificate{ca.Issue(tb, "relay.test", "127.0.0.1", "localhost").TLS},
 		ClientCAs:    config.ClientCAs,
 	}
 	if config.ClientCAs != nil {
