@@ -3,6 +3,7 @@ package tunnel
 import (
 	"runtime"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,10 +16,13 @@ import (
 // written keeps it as a backlog, and the other leg is not read from until that is
 // gone.
 
-// loops are the event loops of the process, as many as there are processors. A
-// loop runs while it has tunnels.
+// loops are the event loops of the process, one for each processor but one. Were
+// they as many as the processors, each wait for events would leave the Go scheduler
+// with no processor that is idle, and its monitor thread, which then looks every 20
+// µs for one to take away, would cost as much as the messages. A loop runs while it
+// has tunnels.
 var loops = sync.OnceValue(func() []*loop {
-	ls := make([]*loop, runtime.GOMAXPROCS(0))
+	ls := make([]*loop, max(1, runtime.GOMAXPROCS(0)-1))
 	for i := range ls {
 		ls[i] = &loop{socks: make(map[int]*sock)}
 	}
@@ -90,11 +94,21 @@ func (l *loop) release() {
 	l.mu.Unlock()
 }
 
+// maxTurn is how long a loop keeps its processor before it lets the Go scheduler
+// have a turn. From 10 ms on the scheduler would send signals to get one, and wake
+// its monitor thread.
+const maxTurn = 5 * time.Millisecond
+
 // run serves the loop's tunnels until the last has ended.
 func (l *loop) run() {
 	l.buf = takeBuffer()
 	var events [128]unix.EpollEvent
+	turn := time.Now()
 	for l.runPosted() {
+		if now := time.Now(); now.Sub(turn) > maxTurn {
+			turn = now
+			runtime.Gosched()
+		}
 		n, err := unix.EpollWait(l.epoll, events[:], -1)
 		if err != nil && err != unix.EINTR {
 			panic("epoll_wait: " + err.Error()) // the descriptor is ours and open
