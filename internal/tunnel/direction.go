@@ -124,6 +124,16 @@ func (d *direction) goAway() error {
 	return d.writeClose()
 }
 
+// writeLast has a Close frame that was asked for go ahead of the end of src.
+func (d *direction) writeLast() error {
+	if !d.goingAway.Load() {
+		return nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.writeClose()
+}
+
 // writeClose writes the Close frame if the direction stands at a boundary and
 // none has passed yet. mu is held.
 func (d *direction) writeClose() error {

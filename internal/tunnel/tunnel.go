@@ -190,7 +190,11 @@ func (t *Tunnel) account() {
 // halfClose passes the end of d on. Where there is no half-closing, the end of
 // one direction is the end of both.
 func (t *Tunnel) halfClose(d *direction) {
-	switch err := d.dst.closeWrite(); {
+	err := d.writeLast()
+	if err == nil {
+		err = d.dst.closeWrite()
+	}
+	switch {
 	case errors.Is(err, errors.ErrUnsupported):
 		t.finish(endClean)
 	case err != nil:
