@@ -35,6 +35,7 @@ func testContext(t testing.TB) context.Context {
 type proxy struct {
 	network string // tcp, or unix where a test says so
 	addr    string // 127.0.0.1:port
+	plain   bool   // without TLS
 	logs    *logSink
 }
 
@@ -45,6 +46,7 @@ type site struct {
 	server string // in servers { }
 	body   string // of the site, which serves every host name
 	log    string // format of the log; json if empty
+	plain  bool   // HTTP without TLS
 }
 
 // mountOn is a site with the handler at /websocket, so configured that it reaches
@@ -66,6 +68,10 @@ func directiveFor(matcher, relay, options string) string {
 }
 
 func (s site) caddyfile(port int) string {
+	scheme, certificate := "https", "tls {roots} {key}"
+	if s.plain {
+		scheme, certificate = "http", ""
+	}
 	text := fmt.Sprintf(`{
 		admin off
 		auto_https off
@@ -83,10 +89,10 @@ func (s site) caddyfile(port int) string {
 		}
 		%s
 	}
-	https://:%d {
-		tls {roots} {key}
+	%s://:%d {
 		%s
-	}`, cmp.Or(s.log, "json"), s.server, s.global, port, s.body)
+		%s
+	}`, cmp.Or(s.log, "json"), s.server, s.global, scheme, port, certificate, s.body)
 	return strings.NewReplacer("{roots}", certFile, "{key}", keyFile, "{storage}", scratch).Replace(text)
 }
 
@@ -94,7 +100,9 @@ func (s site) caddyfile(port int) string {
 // left.
 func start(t *testing.T, s site) *proxy {
 	t.Helper()
-	return startConfig(t, func(port int) []byte { return adapt(t, s.caddyfile(port)) })
+	p := startConfig(t, func(port int) []byte { return adapt(t, s.caddyfile(port)) })
+	p.plain = s.plain
+	return p
 }
 
 // startJSON runs a site with one route made of handlers, which are JSON objects
@@ -180,7 +188,7 @@ func clientTLS(protocols ...string) *tls.Config {
 // client is one HTTP/1.1 connection to the proxy, written by hand.
 type client struct {
 	t    *testing.T
-	conn *tls.Conn
+	conn net.Conn
 	r    *bufio.Reader
 
 	asked string // the latest request line
@@ -199,9 +207,13 @@ func (p *proxy) dial(t *testing.T, preamble string) *client {
 	if _, err := conn.Write([]byte(preamble)); err != nil {
 		t.Fatal(err)
 	}
-	c := &client{t: t, conn: tls.Client(conn, clientTLS("http/1.1"))}
-	if err := c.conn.Handshake(); err != nil {
-		t.Fatal(err)
+	c := &client{t: t, conn: conn}
+	if !p.plain {
+		tlsConn := tls.Client(conn, clientTLS("http/1.1"))
+		if err := tlsConn.Handshake(); err != nil {
+			t.Fatal(err)
+		}
+		c.conn = tlsConn
 	}
 	c.r = bufio.NewReader(c.conn)
 	return c
@@ -248,7 +260,32 @@ func (c *client) answer(method string) *http.Response {
 	return answer
 }
 
-func (c *client) close() { c.conn.NetConn().Close() }
+// close ends the connection without the manners of TLS.
+func (c *client) close() { rawest(c.conn).Close() }
+
+// closeWrite says that the client has nothing more to say.
+func (c *client) closeWrite() {
+	c.t.Helper()
+	if err := closeWrite(c.conn); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func closeWrite(conn net.Conn) error { return conn.(interface{ CloseWrite() error }).CloseWrite() }
+
+// reset ends a connection the abnormal way.
+func reset(conn net.Conn) {
+	tcp := rawest(conn).(*net.TCPConn)
+	tcp.SetLinger(0)
+	tcp.Close()
+}
+
+func rawest(conn net.Conn) net.Conn {
+	if tlsConn, ok := conn.(*tls.Conn); ok {
+		return tlsConn.NetConn()
+	}
+	return conn
+}
 
 // sampleKey and sampleAccept are the ones of RFC 6455, section 1.3.
 const (

@@ -55,7 +55,7 @@ func TestBodyBreaksOff(t *testing.T) {
 		c := p.dial(t, "")
 		c.request("POST", "/websocket/trace", test.field)
 		c.write(test.body)
-		c.conn.CloseWrite()
+		c.closeWrite()
 		answer, err := http.ReadResponse(c.r, nil)
 		if err == nil && answer.StatusCode != http.StatusBadRequest && answer.StatusCode != statusClientClosed {
 			t.Errorf("%s: status %d", test.field, answer.StatusCode)

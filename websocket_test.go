@@ -1,0 +1,326 @@
+package watchrtcproxy
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/coder/websocket"
+)
+
+// legs runs a test for each combination of TLS and none: the legs of a tunnel are
+// read in different ways.
+func legs(t *testing.T, test func(t *testing.T, plain bool, relayScheme string, relayTLS *tls.Config)) {
+	for _, plain := range []bool{false, true} {
+		name := map[bool]string{false: "TLS", true: "plain"}[plain]
+		t.Run(name+" to TLS", func(t *testing.T) { test(t, plain, "wss://", relayTLS()) })
+		t.Run(name+" to plain", func(t *testing.T) { test(t, plain, "ws://", nil) })
+	}
+}
+
+// TestPipelined has both ends send right behind their handshakes, in the same
+// write, small amounts and such as no buffer of theirs holds.
+func TestPipelined(t *testing.T) {
+	legs(t, func(t *testing.T, plain bool, scheme string, config *tls.Config) {
+		for _, size := range []int{1, 100, 5000, 70_000} {
+			fromClient := frame(bitFin|opBinary, true, randomBytes(size)) + frame(bitFin|opText, true, []byte("last"))
+			fromRelay := frame(bitFin|opText, false, []byte(`{"interval":8000}`)) + frame(bitFin|opBinary, false, randomBytes(size))
+			got := make(chan []byte, 1)
+			addr := newRawRelay(t, config, func(c *rawConn) {
+				if _, err := c.upgrade(fromRelay); err != nil {
+					t.Error(err)
+				}
+				p := make([]byte, len(fromClient))
+				if _, err := io.ReadFull(c.r, p); err != nil {
+					t.Error(err)
+				}
+				got <- p
+				c.drain()
+			})
+			s := mountOn(scheme+addr, "")
+			s.plain = plain
+			p := start(t, s)
+			c := p.dial(t, "")
+			c.write("GET /websocket HTTP/1.1\r\nHost: proxy.example\r\n" + strings.Join(handshakeFields, "\r\n") + "\r\n\r\n" + fromClient)
+			c.wantStatus(c.answer("GET"), http.StatusSwitchingProtocols)
+			back := make([]byte, len(fromRelay))
+			if _, err := io.ReadFull(c.r, back); err != nil {
+				t.Fatal(err)
+			}
+			if string(back) != fromRelay {
+				t.Errorf("%d bytes from the relay do not arrive as they were", size)
+			}
+			if p := <-got; string(p) != fromClient {
+				t.Errorf("%d bytes from the client do not arrive as they were", size)
+			}
+			c.close()
+			stop(t)
+		}
+	})
+}
+
+// TestFramesUntouched sends what an intermediary could be tempted to look into:
+// compressed, fragmented, with reserved bits and opcodes, control frames in between.
+func TestFramesUntouched(t *testing.T) {
+	legs(t, func(t *testing.T, plain bool, scheme string, config *tls.Config) {
+		var fromClient, fromRelay strings.Builder
+		for _, b := range []*strings.Builder{&fromClient, &fromRelay} {
+			masked := b == &fromClient
+			b.WriteString(frame(bitFin|bitRSV1|opText, masked, []byte("\xaa\x56\x4a\x04\x00")))
+			b.WriteString(frame(opText, masked, []byte("frag")))
+			b.WriteString(frame(bitFin|opPing, masked, []byte("between")))
+			b.WriteString(frame(0, masked, nil))
+			b.WriteString(frame(bitFin, masked, []byte("ment")))
+			b.WriteString(frame(bitFin|0x30|0x3, masked, randomBytes(126)))
+			b.WriteString(frame(bitFin|opBinary, !masked, randomBytes(65536)))
+			b.WriteString(closeFrameOf(4321, masked))
+		}
+		got := make(chan []byte, 1)
+		addr := newRawRelay(t, config, func(c *rawConn) {
+			if _, err := c.upgrade("", "Sec-WebSocket-Protocol: 2.0", "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover"); err != nil {
+				t.Error(err)
+			}
+			p := make([]byte, fromClient.Len())
+			if _, err := io.ReadFull(c.r, p); err != nil {
+				t.Error(err)
+			}
+			got <- p
+			c.write(fromRelay.String())
+		})
+		s := mountOn(scheme+addr, "")
+		s.plain = plain
+		p := start(t, s)
+		c := p.dial(t, "")
+		answer := c.handshake("/websocket", "Sec-WebSocket-Protocol: 2.0", "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits")
+		wantField(t, "101", answer.Header, "Sec-Websocket-Protocol", "2.0")
+		wantField(t, "101", answer.Header, "Sec-Websocket-Extensions", "permessage-deflate; server_no_context_takeover")
+		c.write(fromClient.String())
+		if p := <-got; string(p) != fromClient.String() {
+			t.Error("the client's frames do not arrive as they were")
+		}
+		back, err := io.ReadAll(c.r)
+		if err != nil || string(back) != fromRelay.String() {
+			t.Errorf("the relay's frames do not arrive as they were (%v)", err)
+		}
+		c.close()
+		closed := p.closed(t)
+		for field, want := range map[string]any{
+			"frames_to_relay": 8.0, "frames_to_client": 8.0, "close_code": 4321.0, "closed_by": "client",
+			"bytes_to_relay": float64(fromClient.Len()), "bytes_to_client": float64(fromRelay.Len()),
+			"reason": "close frame", "client_ip": "127.0.0.1", "upstream": scheme + addr,
+		} {
+			if closed[field] != want {
+				t.Errorf("the log says %s %v, want %v", field, closed[field], want)
+			}
+		}
+	})
+}
+
+// TestLargeMessages sends one message of 64 MiB each way.
+func TestLargeMessages(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes some seconds")
+	}
+	message := randomBytes(64 << 20)
+	want := sha256.Sum256(message)
+	relay := newRelay(t, nil)
+	p := start(t, mountOn(relay.URL, ""))
+	ws := p.webSocket(t, "/websocket")
+	ctx := testContext(t)
+	sent := make(chan error, 1)
+	go func() { sent <- ws.Write(ctx, websocket.MessageBinary, message) }()
+	kind, back, err := ws.Read(ctx)
+	if err := errors.Join(err, <-sent); err != nil {
+		t.Fatal(err)
+	}
+	if kind != websocket.MessageBinary || sha256.Sum256(back) != want {
+		t.Errorf("a message of %d bytes came back as another of %d", len(message), len(back))
+	}
+	if err := ws.Close(websocket.StatusNormalClosure, ""); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestHalfClose has one end stop to send; the other goes on until it is done.
+func TestHalfClose(t *testing.T) {
+	legs(t, func(t *testing.T, plain bool, scheme string, config *tls.Config) {
+		question := frame(bitFin|opBinary, true, randomBytes(50_000))
+		reply := frame(bitFin|opBinary, false, randomBytes(50_000))
+		exchange := func(name string, relay func(*rawConn), client func(*client)) {
+			t.Run(name, func(t *testing.T) {
+				addr := newRawRelay(t, config, func(c *rawConn) {
+					if _, err := c.upgrade(""); err != nil {
+						t.Error(err)
+					}
+					relay(c)
+				})
+				s := mountOn(scheme+addr, "")
+				s.plain = plain
+				p := start(t, s)
+				c := p.dial(t, "")
+				c.wantStatus(c.handshake("/websocket"), http.StatusSwitchingProtocols)
+				client(c)
+				if closed := p.closed(t); closed["close_code"] != 1006.0 || closed["closed_by"] != name || closed["reason"] != "end of stream" {
+					t.Errorf("the log says %v", closed)
+				}
+			})
+		}
+		exchange("client", func(c *rawConn) {
+			if p, err := c.drain(); err != nil || string(p) != question {
+				t.Errorf("the relay gets %d bytes (%v)", len(p), err)
+			}
+			c.write(reply)
+		}, func(c *client) {
+			c.write(question)
+			c.closeWrite()
+			if p, err := io.ReadAll(c.r); err != nil || string(p) != reply {
+				t.Errorf("the client gets %d bytes (%v)", len(p), err)
+			}
+		})
+		exchange("relay", func(c *rawConn) {
+			c.write(reply)
+			if err := closeWrite(c.Conn); err != nil {
+				t.Error(err)
+			}
+			if p, err := c.drain(); err != nil || string(p) != question {
+				t.Errorf("the relay gets %d bytes (%v)", len(p), err)
+			}
+		}, func(c *client) {
+			if p, err := io.ReadAll(c.r); err != nil || string(p) != reply {
+				t.Errorf("the client gets %d bytes (%v)", len(p), err)
+			}
+			c.write(question)
+			c.closeWrite()
+		})
+	})
+}
+
+// TestAbnormalEnd shows that an end that is none stays one.
+func TestAbnormalEnd(t *testing.T) {
+	legs(t, func(t *testing.T, plain bool, scheme string, config *tls.Config) {
+		hello := frame(bitFin|opText, true, []byte("running"))
+		ended := make(chan error, 1)
+		resetting := make(chan bool, 1)
+		addr := newRawRelay(t, config, func(c *rawConn) {
+			if _, err := c.upgrade(""); err != nil {
+				t.Error(err)
+			}
+			if _, err := io.ReadFull(c.r, make([]byte, len(hello))); err != nil {
+				t.Error(err)
+			}
+			c.write(hello)
+			if <-resetting {
+				reset(c.Conn)
+				return
+			}
+			_, err := c.drain()
+			ended <- err
+		})
+		s := mountOn(scheme+addr, "")
+		s.plain = plain
+		p := start(t, s)
+		for _, byRelay := range []bool{false, true} {
+			c := p.dial(t, "")
+			c.wantStatus(c.handshake("/websocket"), http.StatusSwitchingProtocols)
+			c.write(hello)
+			if _, err := io.ReadFull(c.r, make([]byte, len(hello))); err != nil {
+				t.Fatal(err)
+			}
+			resetting <- byRelay
+			var err error
+			if byRelay {
+				_, err = io.ReadAll(c.r)
+			} else {
+				reset(c.conn)
+				err = <-ended
+			}
+			if err == nil {
+				t.Errorf("by the relay %v: the other end sees an orderly end", byRelay)
+			}
+			var timeout interface{ Timeout() bool }
+			if errors.As(err, &timeout) && timeout.Timeout() {
+				t.Errorf("by the relay %v: the other end sees nothing", byRelay)
+			}
+		}
+		p.logs.wait(testContext(t), t, 2, `"tunnel closed"`)
+	})
+}
+
+// TestHandlerReturns shows that a handshake is done with, and logged, while its
+// tunnel lives.
+func TestHandlerReturns(t *testing.T) {
+	relay := newRelay(t, nil)
+	s := mountOn(relay.URL, "")
+	s.body += "\nlog"
+	p := start(t, s)
+	ws := p.webSocket(t, "/websocket")
+	p.logs.wait(testContext(t), t, 1, `"handled request"`, `"status":101`)
+	echo(t, ws, []byte("still there"))
+	if lines, _ := p.logs.matching(`"tunnel closed"`); len(lines) > 0 {
+		t.Errorf("the tunnel is over: %s", lines)
+	}
+	if err := ws.Close(websocket.StatusNormalClosure, "bye"); err != nil {
+		t.Error(err)
+	}
+	if closed := p.closed(t); closed["close_code"] != 1000.0 || closed["closed_by"] != "client" {
+		t.Errorf("the log says %v", closed)
+	}
+}
+
+// echo sends a message and wants it back.
+func echo(t *testing.T, ws *websocket.Conn, message []byte) {
+	t.Helper()
+	ctx := testContext(t)
+	if err := ws.Write(ctx, websocket.MessageText, message); err != nil {
+		t.Fatal(err)
+	}
+	if _, back, err := ws.Read(ctx); err != nil || !bytes.Equal(back, message) {
+		t.Fatalf("%q came back as %q (%v)", message, back, err)
+	}
+}
+
+// TestIdleTimeout shows both ends being told when nothing has moved.
+func TestIdleTimeout(t *testing.T) {
+	legs(t, func(t *testing.T, plain bool, scheme string, config *tls.Config) {
+		codes := make(chan int, 1)
+		addr := newRawRelay(t, config, func(c *rawConn) {
+			if _, err := c.upgrade(""); err != nil {
+				t.Error(err)
+			}
+			codes <- readClose(t, c.r)
+		})
+		s := mountOn(scheme+addr, "idle_timeout 50ms")
+		s.plain = plain
+		p := start(t, s)
+		c := p.dial(t, "")
+		c.wantStatus(c.handshake("/websocket"), http.StatusSwitchingProtocols)
+		if code := readClose(t, c.r); code != 1001 {
+			t.Errorf("the client is told %d", code)
+		}
+		if code := <-codes; code != 1001 {
+			t.Errorf("the relay is told %d", code)
+		}
+		c.close()
+		if closed := p.closed(t); closed["reason"] != "idle" || closed["closed_by"] != "proxy" || closed["close_code"] != 1001.0 {
+			t.Errorf("the log says %v", closed)
+		}
+	})
+}
+
+// TestSessionID shows what of the query the log tells, and how much of it at most.
+func TestSessionID(t *testing.T) {
+	relay := newRelay(t, nil)
+	p := start(t, mountOn(relay.URL, "mask_client_ip"))
+	c := p.dial(t, "")
+	c.wantStatus(c.handshake("/websocket?sessionId="+strings.Repeat("%41", 200)+"&apiKey=k"), http.StatusSwitchingProtocols)
+	c.close()
+	closed := p.closed(t)
+	if closed["session_id"] != strings.Repeat("A", 128) || closed["client_ip"] != "127.0.0.0" {
+		t.Errorf("the log says %v", closed)
+	}
+}
