@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net/http"
+	"os/exec"
 	"testing"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/acme"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/caddy"
+	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/party"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/pki"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/relay"
 )
@@ -62,6 +64,8 @@ func TestAutomaticHTTPS(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	s.dialNode(t, ca.RootPEM(t))
+
 	seen := map[string]bool{s.serial(t, roots): true}
 	for n := int64(1); len(seen) < 3; n++ {
 		s.awaitCertificate(t, roots, seen)
@@ -72,14 +76,26 @@ func TestAutomaticHTTPS(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := s.relay.WaitConn(expired(t), 3); err == nil {
+	if _, err := s.relay.WaitConn(expired(t), 4); err == nil {
 		t.Error("the relay has another connection")
 	}
-	if closed := s.proxy.Log.Find("tunnel closed"); len(closed) > 0 {
+	if closed := s.proxy.Log.Find("tunnel closed"); len(closed) != 1 { // that of Node.js
 		t.Errorf("tunnels closed: %q", closed)
 	}
 	if status := c.post(t, "https://"+acmeSite+":"+port(s.addr)+mount+"/trace"); status != http.StatusOK {
 		t.Errorf("POST: status %d", status)
+	}
+}
+
+// dialNode has Node.js open a WebSocket, whose TLS is OpenSSL's, with no root but
+// this one.
+func (s *scene) dialNode(t *testing.T, root []byte) {
+	t.Helper()
+	url := "wss://" + acmeSite + ":" + port(s.addr) + mount
+	node := party.Start(t, "node", exec.Command("node", "peers/ws-dial.mjs", url, party.WriteFile(t, "root.pem", string(root))))
+	node.Await(t, patience, "greeting", "connectionId")
+	if code := node.Wait(patience); code != 0 {
+		t.Errorf("Node.js ended with %d", code)
 	}
 }
 

@@ -23,11 +23,13 @@ var Binary = os.Getenv("WATCHRTC_E2E_CADDY")
 // startGrace is how long Caddy may take to serve.
 const startGrace = 30 * time.Second
 
-// Config says what a Caddy is started with.
+// Config says what a Caddy is started with: no configuration at all where neither
+// Sites nor Whole is set.
 type Config struct {
 	Name   string   // of the party; default: proxy
 	Global []string // lines of the Caddyfile's global options
-	Sites  string   // the rest of the Caddyfile; empty: no configuration at all
+	Sites  string   // the rest of the Caddyfile
+	Whole  string   // a Caddyfile with global options of its own, in place of both
 	Env    []string
 }
 
@@ -62,9 +64,9 @@ func (c *Caddy) run(tb testing.TB) {
 	tb.Helper()
 	args := []string{"run"}
 	ready := "admin endpoint started"
-	if c.config.Sites != "" {
+	if content := c.initial(); content != "" {
 		args = append(args, "--adapter", "caddyfile", "--config",
-			party.WriteFile(tb, c.config.Name+".Caddyfile", c.Caddyfile(c.config.Sites)))
+			party.WriteFile(tb, c.config.Name+".Caddyfile", content))
 		ready = "serving initial configuration"
 	}
 	cmd := exec.Command(Binary, args...)
@@ -74,6 +76,13 @@ func (c *Caddy) run(tb testing.TB) {
 	}, c.config.Env...)
 	c.Process = party.Start(tb, c.config.Name, cmd)
 	c.Await(tb, startGrace, ready)
+}
+
+func (c *Caddy) initial() string {
+	if c.config.Sites == "" {
+		return c.config.Whole
+	}
+	return c.Caddyfile(c.config.Sites)
 }
 
 // Caddyfile returns sites below this Caddy's global options.

@@ -31,6 +31,9 @@ func Dir(tb testing.TB) string {
 		return dir
 	}
 	dirs[dir] = true
+	if err := os.RemoveAll(dir); err != nil { // of an earlier run
+		tb.Fatal(err)
+	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		tb.Fatal(err)
 	}
