@@ -117,6 +117,11 @@ func newDeadline(parent context.Context, after time.Duration) *deadline {
 func (d *deadline) pause()  { d.timer.Stop() }
 func (d *deadline) resume() { d.timer.Reset(d.after) }
 
+// endWith cancels the round trip when ctx ends as well.
+func (d *deadline) endWith(ctx context.Context) (release func() bool) {
+	return context.AfterFunc(ctx, func() { d.cancel(context.Cause(ctx)) })
+}
+
 // end releases the context.
 func (d *deadline) end() {
 	d.timer.Stop()

@@ -4,6 +4,7 @@
 package watchrtcproxy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -111,6 +112,11 @@ type Handler struct {
 	transports transports
 
 	lease *tunnel.Lease
+
+	// handshaking is done when the process stops: no handshake may end in a tunnel
+	// any more.
+	handshaking      context.Context
+	cancelHandshakes context.CancelCauseFunc
 }
 
 // CaddyModule returns the Caddy module information.
@@ -138,9 +144,11 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.provisionHeaders(ctx); err != nil {
 		return err
 	}
+	h.handshaking, h.cancelHandshakes = context.WithCancelCause(context.Background())
 	h.lease = tunnels.Lease(h.upstream.String(), time.Duration(*h.DrainWindow))
 	if server != nil {
 		server.RegisterOnShutdown(h.onShutdown)
+		server.RegisterConnContext(rememberConn)
 	}
 	return nil
 }

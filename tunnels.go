@@ -1,7 +1,6 @@
 package watchrtcproxy
 
 import (
-	"context"
 	"net/http"
 	"net/url"
 	"strings"
@@ -15,18 +14,13 @@ import (
 // tunnels holds every tunnel of the process, whatever configuration opened it.
 var tunnels = tunnel.NewRegistry(logClosed)
 
-func init() {
-	// By then every configuration has given up its leases: wait for the drains
-	// that this began. They end by themselves.
-	caddy.OnExit(func(context.Context) { tunnels.Wait() })
-}
-
 // onShutdown runs when the server of this configuration begins to shut down. If
 // the process stops, that server waits for its HTTP/2 and HTTP/3 streams, so the
 // drain must not wait for it.
 func (h *Handler) onShutdown() {
 	if caddy.Exiting() {
-		h.lease.Drain()
+		ending.within(h.lease.Drain())
+		h.cancelHandshakes(errDraining)
 	}
 }
 

@@ -82,13 +82,11 @@ func validKey(keys []string) bool {
 // other answer goes to the client as it is.
 func (h *Handler) serveWebSocket(w http.ResponseWriter, r *http.Request, path string) error {
 	if h.lease.Draining() {
-		return refuse(w, r, &refusal{
-			status: http.StatusServiceUnavailable, err: errDraining,
-			retryAfter: max(time.Duration(*h.DrainWindow), time.Second),
-		})
+		return h.refuseDraining(w, r)
 	}
 	limit := newDeadline(r.Context(), h.handshakeTimeout())
 	defer limit.end()
+	defer limit.endWith(h.handshaking)()
 	var relay net.Conn
 	ctx := httptrace.WithClientTrace(limit.ctx, &httptrace.ClientTrace{
 		GotConn: func(info httptrace.GotConnInfo) { relay = info.Conn },
@@ -99,6 +97,9 @@ func (h *Handler) serveWebSocket(w http.ResponseWriter, r *http.Request, path st
 	if err == nil && answer.StatusCode == http.StatusSwitchingProtocols && !validAnswer(out, answer) {
 		answer.Body.Close()
 		err = errBadAnswer
+	}
+	if err != nil && context.Cause(limit.ctx) == errDraining {
+		return h.refuseDraining(w, r)
 	}
 	if err != nil {
 		return fail(w, r, limit.ctx, err)
@@ -120,6 +121,13 @@ func (h *Handler) serveWebSocket(w http.ResponseWriter, r *http.Request, path st
 		return caddyhttp.Error(http.StatusInternalServerError, err)
 	}
 	return nil
+}
+
+func (h *Handler) refuseDraining(w http.ResponseWriter, r *http.Request) error {
+	return refuse(w, r, &refusal{
+		status: http.StatusServiceUnavailable, err: errDraining,
+		retryAfter: max(time.Duration(*h.DrainWindow), time.Second),
+	})
 }
 
 // handshakeRequest returns the HTTP/1.1 handshake for the relay.
@@ -209,6 +217,9 @@ func buffered(r *bufio.Reader) []byte {
 func (h *Handler) openStream(w http.ResponseWriter, r *http.Request, relay tunnel.Leg) error {
 	delete(w.Header(), "Sec-Websocket-Accept")
 	defer overrideIdleTimeouts(r)()
+	if carrier := carrierOf(r); carrier != nil {
+		defer ending.carry(carrier)()
+	}
 	w.WriteHeader(http.StatusOK)
 	if err := http.NewResponseController(w).Flush(); err != nil {
 		return err

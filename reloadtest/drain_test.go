@@ -4,6 +4,7 @@ package reloadtest
 
 import (
 	"errors"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -292,5 +293,40 @@ func awaitStall(t testing.TB, leg *peer) {
 			continue
 		}
 		locked++
+	}
+}
+
+// TestStopHandshake: a handshake that the relay has not answered is refused when the
+// process stops, so that the client goes elsewhere, and holds nothing up.
+func TestStopHandshake(t *testing.T) {
+	t.Parallel()
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { silent.Close() })
+	dir := writeCertificates(t)
+	cfg := config{dir: dir, addr: reserve(t), upstream: silent.Addr().String(), window: 0, options: "handshake_timeout 1h"}
+	p := startProxy(t, dir, "a", cfg.addr, cfg.String())
+	result := make(chan error)
+	go func() {
+		_, err := dial(cfg.addr, "")
+		result <- err
+	}()
+	conn, err := silent.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+
+	begun := time.Now()
+	p.signal(syscall.SIGTERM)
+	code := p.awaitExit(patience)
+	if took := time.Since(begun); code != 0 || took > linger {
+		t.Errorf("exit code %d after %v, want 0 after %v at the most", code, took, linger)
+	}
+	err = <-result
+	if got, ok := errors.AsType[refused](err); !ok || got.status != http.StatusServiceUnavailable || got.retryAfter == "" {
+		t.Errorf("the handshake in flight: %v, want 503", err)
 	}
 }

@@ -63,8 +63,9 @@ func (l *Lease) Release() {
 }
 
 // Drain drains the upstream although it is leased: the process is about to end.
-// The longest window of its leases counts.
-func (l *Lease) Drain() {
+// The longest window of its leases counts. It returns how long the drain takes at
+// the most.
+func (l *Lease) Drain() (within time.Duration) {
 	g := l.group
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -73,6 +74,7 @@ func (l *Lease) Drain() {
 		window = max(window, other.window)
 	}
 	g.drainLocked(window)
+	return window + linger
 }
 
 // Draining reports whether the upstream takes no more tunnels.
