@@ -31,8 +31,12 @@ func TestQuickstart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	binary, err := caddy.BuildDev(buildDir) // the example has a stand-in relay in it
+	if err != nil {
+		t.Fatal(err)
+	}
 	edge, relayPort := port(caddy.FreeAddr(t)), port(caddy.FreeAddr(t))
-	proxy := caddy.Start(t, caddy.Config{Whole: strings.NewReplacer(
+	proxy := caddy.Start(t, caddy.Config{Binary: binary, Whole: strings.NewReplacer(
 		":8443", ":"+edge,
 		":9443", ":"+relayPort,
 		"examples/quickstart/site", site,

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -17,8 +16,8 @@ import (
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/party"
 )
 
-// Binary is the file to run.
-var Binary = os.Getenv("WATCHRTC_E2E_CADDY")
+// binary is the file under test.
+var binary = os.Getenv("WATCHRTC_E2E_CADDY")
 
 // startGrace is how long Caddy may take to serve.
 const startGrace = 30 * time.Second
@@ -27,6 +26,7 @@ const startGrace = 30 * time.Second
 // Sites nor Whole is set.
 type Config struct {
 	Name   string   // of the party; default: proxy
+	Binary string   // default: the one under test
 	Global []string // lines of the Caddyfile's global options
 	Sites  string   // the rest of the Caddyfile
 	Whole  string   // a Caddyfile with global options of its own, in place of both
@@ -47,6 +47,9 @@ func Start(tb testing.TB, config Config) *Caddy {
 	tb.Helper()
 	if config.Name == "" {
 		config.Name = "proxy"
+	}
+	if config.Binary == "" {
+		config.Binary = binary
 	}
 	c := &Caddy{Admin: FreeAddr(tb), config: config}
 	c.home = filepath.Join(party.Dir(tb), config.Name+".home")
@@ -69,7 +72,7 @@ func (c *Caddy) run(tb testing.TB) {
 			party.WriteFile(tb, c.config.Name+".Caddyfile", content))
 		ready = "serving initial configuration"
 	}
-	cmd := exec.Command(Binary, args...)
+	cmd := exec.Command(c.config.Binary, args...)
 	cmd.Env = append([]string{
 		"HOME=" + c.home, "XDG_DATA_HOME=" + c.home, "XDG_CONFIG_HOME=" + c.home,
 		"CADDY_ADMIN=" + c.Admin,
@@ -127,37 +130,25 @@ func (c *Caddy) Do(tb testing.TB, method, path, contentType, body string) string
 	return string(bytes.TrimSpace(answer))
 }
 
-// FreeAddr returns a loopback address that nobody listens on.
-func FreeAddr(tb testing.TB) string {
-	tb.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().String()
-}
-
-// Port returns the port of addr.
-func Port(tb testing.TB, addr string) string {
-	tb.Helper()
-	_, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return port
-}
-
-// Build builds Binary unless the environment names one.
+// Build has Start run the binary that the environment names, or else the one of
+// BuildDev.
 func Build(dir string) error {
-	if Binary != "" {
+	if binary != "" {
 		return nil
 	}
-	Binary = filepath.Join(dir, "caddy")
-	cmd := exec.Command("go", "build", "-o", Binary, "./cmd/caddy")
+	var err error
+	binary, err = BuildDev(dir)
+	return err
+}
+
+// BuildDev builds Caddy with the plugin and the stand-in relay, and returns its
+// file.
+func BuildDev(dir string) (string, error) {
+	file := filepath.Join(dir, "caddy")
+	cmd := exec.Command("go", "build", "-o", file, "./cmd/caddy")
 	cmd.Dir = ".."
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("building Caddy: %w\n%s", err, out)
+		return "", fmt.Errorf("building Caddy: %w\n%s", err, out)
 	}
-	return nil
+	return file, nil
 }
