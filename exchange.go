@@ -176,7 +176,9 @@ func writeAnswer(w http.ResponseWriter, answer *http.Response) error {
 		}
 		dst = flushWriter{w, flusher}
 	}
-	if _, err := io.Copy(onlyWriter{dst}, answer.Body); err != nil {
+	buf := copyBuffers.Get().(*[copyBufferSize]byte)
+	defer copyBuffers.Put(buf)
+	if _, err := io.CopyBuffer(onlyWriter{dst}, answer.Body, buf[:]); err != nil {
 		// The head is out: all that is left is to let the client see that the rest
 		// is missing.
 		panic(http.ErrAbortHandler)
@@ -184,6 +186,10 @@ func writeAnswer(w http.ResponseWriter, answer *http.Response) error {
 	writeTrailer(w.Header(), answer.Trailer, announced)
 	return nil
 }
+
+const copyBufferSize = 32 << 10 // as io.Copy has it
+
+var copyBuffers = sync.Pool{New: func() any { return new([copyBufferSize]byte) }}
 
 // writeTrailer sets the trailers, which are known now.
 func writeTrailer(header, trailer http.Header, announced int) {

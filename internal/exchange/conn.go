@@ -22,10 +22,14 @@ type conn struct {
 	unused time.Time // since when it has been idle
 }
 
+// writeSize fits a request with one of the SDK's posts, so that it goes out in one
+// TLS record and one system call.
+const writeSize = 16 << 10
+
 func newConn(nc net.Conn) *conn {
 	c := &conn{Conn: nc, head: headReader{conn: nc}, quiet: newQuietness(nc)}
 	c.r = bufio.NewReader(&c.head)
-	c.w = bufio.NewWriter(nc)
+	c.w = bufio.NewWriterSize(nc, writeSize)
 	return c
 }
 
