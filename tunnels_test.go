@@ -1,0 +1,115 @@
+package watchrtcproxy
+
+import (
+	"net"
+	"runtime"
+	"strconv"
+	"testing"
+	"time"
+	"weak"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/coder/websocket"
+)
+
+// TestTunnelHoldsNoConfiguration: a tunnel lives on when its configuration is
+// replaced, and nothing of that stays in memory for it.
+func TestTunnelHoldsNoConfiguration(t *testing.T) {
+	for name, plain := range map[string]bool{"TLS": false, "plain": true} {
+		t.Run(name, func(t *testing.T) {
+			relay := newRelay(t, nil)
+			s := mountOn(relay.URL, "")
+			s.plain = plain
+			p := start(t, s)
+			dial := p.webSocket
+			if plain {
+				dial = p.plainWebSocket
+			}
+			ws := dial(t, "/websocket?apiKey=k")
+			echo(t, ws, []byte("hello"))
+			old := runningParts(t)
+
+			_, portText, _ := net.SplitHostPort(p.addr)
+			port, _ := strconv.Atoi(portText)
+			s.body += "\nrespond /new 204"
+			if err := caddy.Load(adapt(t, s.caddyfile(port)), true); err != nil {
+				t.Fatal(err)
+			}
+			awaitCollected(t, old)
+			echo(t, ws, []byte("hello"))
+		})
+	}
+}
+
+// runningParts returns weak pointers to parts of the running configuration, nil
+// once they are collected.
+func runningParts(t *testing.T) map[string]func() bool {
+	t.Helper()
+	app, err := caddy.ActiveContext().App("http")
+	if err != nil {
+		t.Fatal(err)
+	}
+	httpApp := app.(*caddyhttp.App)
+	server := httpApp.Servers["srv0"]
+	parts := map[string]func() bool{
+		"http app": collected(httpApp),
+		"server":   collected(server),
+		"handler":  collected(findHandler(server.Routes)),
+	}
+	if policies := server.TLSConnPolicies; len(policies) > 0 {
+		parts["TLS policy"] = collected(policies[0])
+		parts["tls.Config"] = collected(policies[0].TLSConfig)
+	}
+	return parts
+}
+
+func collected[T any](p *T) func() bool {
+	w := weak.Make(p)
+	return func() bool { return w.Value() == nil }
+}
+
+// findHandler returns the handler under test, however deep.
+func findHandler(routes caddyhttp.RouteList) *Handler {
+	for _, route := range routes {
+		for _, handler := range route.Handlers {
+			switch handler := handler.(type) {
+			case *Handler:
+				return handler
+			case *caddyhttp.Subroute:
+				if found := findHandler(handler.Routes); found != nil {
+					return found
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// awaitCollected collects garbage until the parts are gone. The old server takes up
+// to half a second to find that it has nothing left to do.
+func awaitCollected(t *testing.T, parts map[string]func() bool) {
+	t.Helper()
+	ticker := time.NewTicker(50 * time.Millisecond)
+	defer ticker.Stop()
+	deadline := time.Now().Add(patience)
+	for name, gone := range parts {
+		for runtime.GC(); !gone(); runtime.GC() {
+			if time.Now().After(deadline) {
+				t.Errorf("the old %s is still in memory", name)
+				break
+			}
+			<-ticker.C
+		}
+	}
+}
+
+func (p *proxy) plainWebSocket(t *testing.T, target string) *websocket.Conn {
+	t.Helper()
+	ws, _, err := websocket.Dial(testContext(t), "ws://"+p.addr+target, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ws.CloseNow() })
+	return ws
+}
