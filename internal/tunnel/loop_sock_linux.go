@@ -126,13 +126,11 @@ func (s *sock) hasBacklog() bool {
 
 // setReading says whether from wants what comes. While it does not, epoll must not
 // be asked for anything: it reports errors and hang-ups even so.
-func (s *sock) setReading(reading bool) {
+func (s *sock) setReading(reading bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.reading = reading
-	if s.updateLocked() != nil {
-		s.reading = false
-	}
+	return s.updateLocked()
 }
 
 func (s *sock) isReading() bool {

@@ -108,13 +108,22 @@ func (s *sock) takeOver() {
 func (s *sock) begin() {
 	pending := s.leg.pending
 	s.leg.pending = nil
-	s.setReading(true)
 	if len(pending) > 0 {
 		s.tunnel.touch()
 		if err := s.from.forward(pending); err != nil {
 			s.endFrom(err)
 			return
 		}
+	}
+	s.resume()
+}
+
+// resume reads from now on, and what is there already: TLS may hold records that no
+// event will tell of.
+func (s *sock) resume() {
+	if err := s.setReading(true); err != nil {
+		s.endFrom(err)
+		return
 	}
 	s.pump()
 }
@@ -126,8 +135,7 @@ func (s *sock) ready(events uint32) {
 	case err != nil:
 		s.peer.endFrom(fmt.Errorf("%w: %w", errWrite, err))
 	case emptied && !s.peer.ended:
-		s.peer.setReading(true)
-		s.peer.pump() // TLS may hold records that no event will tell of
+		s.peer.resume()
 	}
 	if events&^unix.EPOLLOUT != 0 && s.isReading() {
 		s.pump()
@@ -140,8 +148,11 @@ const maxPieces = 16
 // pump forwards what s has to give without waiting.
 func (s *sock) pump() {
 	for range maxPieces {
+		if s.ended {
+			return
+		}
 		if s.peer.hasBacklog() {
-			s.setReading(false) // until ready has flushed it
+			_ = s.setReading(false) // until ready has flushed it
 			return
 		}
 		n, err := s.receive(s.loop.buf[:])
@@ -190,7 +201,7 @@ func (s *sock) endFrom(err error) {
 		return
 	}
 	s.ended = true
-	s.setReading(false)
+	_ = s.setReading(false)
 	s.tunnel.directionEnded(s.from, err, s.peer.from.from)
 	if s.peer.ended {
 		s.loop.release()
