@@ -45,6 +45,10 @@ func newTransports(t *reverseproxy.HTTPTransport, up *upstream, timeout time.Dur
 		t.Transport.TLSHandshakeTimeout = timeout
 	}
 	resumeSessions(t.Transport)
+	if t.Transport.DialTLSContext != nil && t.Transport.TLSClientConfig.ServerName == "" {
+		// Where Caddy's transport does TLS itself, it does not look at the URL.
+		t.Transport.TLSClientConfig.ServerName = up.hostname()
+	}
 	ts := transports{
 		handshakes: handshakeTransport(t.Transport),
 		exchanges:  t,

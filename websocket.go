@@ -8,6 +8,7 @@ import (
 	"crypto/sha1"
 	"encoding/base64"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -111,12 +112,15 @@ func (h *Handler) serveWebSocket(w http.ResponseWriter, r *http.Request, path st
 	}
 	h.writeAnswerHeader(w, r, answer)
 	// The 101 has handed the connection over to us, with what came behind it.
-	pending := tunnel.Pending(answer.Body, relay)
+	leg := tunnel.ConnLeg(behindAnswer{relay, answer.Body}, nil, true)
+	if !h.transports.rearmed {
+		leg = tunnel.ConnLeg(relay, tunnel.Pending(answer.Body, relay), false)
+	}
 	open := h.openConn
 	if isExtendedConnect(r) {
 		open = h.openStream
 	}
-	if err := open(w, r, tunnel.ConnLeg(relay, pending, h.transports.rearmed)); err != nil {
+	if err := open(w, r, leg); err != nil {
 		relay.Close()
 		return caddyhttp.Error(http.StatusInternalServerError, err)
 	}
@@ -128,6 +132,23 @@ func (h *Handler) refuseDraining(w http.ResponseWriter, r *http.Request) error {
 		status: http.StatusServiceUnavailable, err: errDraining,
 		retryAfter: max(time.Duration(*h.DrainWindow), time.Second),
 	})
+}
+
+// behindAnswer is a connection whose read deadlines are not ours to set. What came
+// behind the 101 cannot be looked for without waiting, so it is left where it is.
+type behindAnswer struct {
+	net.Conn
+	body io.Reader
+}
+
+func (c behindAnswer) Read(p []byte) (int, error) { return c.body.Read(p) }
+func (c behindAnswer) NetConn() net.Conn          { return c.Conn }
+
+func (c behindAnswer) CloseWrite() error {
+	if conn, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return conn.CloseWrite()
+	}
+	return errors.ErrUnsupported
 }
 
 // handshakeRequest returns the HTTP/1.1 handshake for the relay.

@@ -1,0 +1,180 @@
+package watchrtcproxy
+
+import (
+	"bufio"
+	"crypto/tls"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/coder/websocket"
+)
+
+// TestRelayName shows what a relay with a name sees: SNI and Host, whatever the
+// client's Host is. The name is resolved anew for each connection, and TLS sessions
+// are resumed.
+func TestRelayName(t *testing.T) {
+	names := newNameServer(t)
+	relay := newRelay(t, nil)
+	_, port, _ := net.SplitHostPort(relay.Listener.Addr().String())
+	p := start(t, mountOn("wss://relay.example:"+port, names.transport()))
+	for i := range 3 {
+		c := p.dial(t, "")
+		c.ask("WebSocket", "/websocket")
+		seen := relay.next(t)
+		c.close()
+		if seen.Host != "relay.example:"+port || seen.TLS.ServerName != "relay.example" {
+			t.Errorf("Host %s, SNI %s", seen.Host, seen.TLS.ServerName)
+		}
+		if resumed := seen.TLS.DidResume; resumed != (i > 0) {
+			t.Errorf("handshake %d: resumed %v", i, resumed)
+		}
+		if asked := names.asked.Load(); asked != int64(i+1) {
+			t.Errorf("the name was resolved %d times for %d connections", asked, i+1)
+		}
+	}
+	c := p.dial(t, "")
+	c.ask("POST", "/websocket/trace")
+	if seen := relay.next(t); seen.Host != "relay.example:"+port || seen.TLS.ServerName != "relay.example" {
+		t.Errorf("POST: Host %s, SNI %s", seen.Host, seen.TLS.ServerName)
+	}
+}
+
+// TestRelayWithHTTP2 has a relay that prefers HTTP/2: WebSockets take HTTP/1.1 all
+// the same.
+func TestRelayWithHTTP2(t *testing.T) {
+	relay := newRelay(t, nil, withHTTP2)
+	p := start(t, mountOn(relay.URL, ""))
+	ws := p.webSocket(t, "/websocket")
+	echo(t, ws, []byte("hello"))
+	if seen := relay.next(t); seen.ProtoMajor != 1 {
+		t.Errorf("the relay sees %s", seen.Proto)
+	}
+	if err := ws.Close(websocket.StatusNormalClosure, ""); err != nil {
+		t.Error(err)
+	}
+	c := p.dial(t, "")
+	c.request("POST", "/websocket/trace", "Transfer-Encoding: chunked")
+	c.write("2\r\n{}\r\n0\r\n\r\n")
+	c.wantStatus(c.answer("POST"), http.StatusOK)
+	if seen := relay.next(t); seen.ProtoMajor != 2 {
+		t.Errorf("the relay sees a request in chunks over %s", seen.Proto)
+	}
+}
+
+// TestConnectionsAreKept shows that requests share a connection, and that each
+// WebSocket has its own.
+func TestConnectionsAreKept(t *testing.T) {
+	relay := newRelay(t, nil)
+	p := start(t, mountOn(relay.URL, ""))
+	from := make(map[string]int)
+	for range 3 {
+		c := p.dial(t, "")
+		c.ask("POST", "/websocket/trace")
+		from[relay.next(t).RemoteAddr]++
+		c.close()
+	}
+	if len(from) != 1 {
+		t.Errorf("three requests took the connections %v", from)
+	}
+	for range 2 {
+		c := p.dial(t, "")
+		c.ask("WebSocket", "/websocket")
+		from[relay.next(t).RemoteAddr]++
+	}
+	if len(from) != 3 {
+		t.Errorf("three requests and two WebSockets took the connections %v", from)
+	}
+}
+
+// TestTransportOptions has options of Caddy's transport that change which way a
+// request takes through this module.
+func TestTransportOptions(t *testing.T) {
+	clientCertificate := func(server *httptest.Server) {
+		server.TLS.ClientAuth, server.TLS.ClientCAs = tls.RequireAndVerifyClientCert, roots
+	}
+	for _, test := range []struct {
+		name, options string
+		relay         []func(*httptest.Server)
+	}{
+		{"no options", "", nil},
+		{"read and write timeout", "read_timeout 1h\nwrite_timeout 1h", nil},
+		{"response header timeout", "response_header_timeout 1h", nil},
+		{"HTTP/1.1", "versions 1.1", []func(*httptest.Server){withHTTP2}},
+		{"HTTP/2", "versions 2", []func(*httptest.Server){withHTTP2}},
+		{"no keep-alive", "keepalive off", nil},
+		{"compression", "compression on", nil},
+		{"connection limit", "max_conns_per_host 4", nil},
+		{"server name", "tls_server_name relay.example", nil},
+		{"client certificate", "tls_client_auth " + certFile + " " + keyFile, []func(*httptest.Server){clientCertificate}},
+		{"local address", "local_address 127.0.0.1", nil},
+		{"no network proxy", "network_proxy none", nil},
+		{"small buffers", "read_buffer 1KiB\nwrite_buffer 1KiB\nmax_response_header 4KiB", nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			relay := newRelay(t, nil, test.relay...)
+			p := start(t, mountOn(relay.URL, "transport http {\ntls_trust_pool file {roots}\n"+test.options+"\n}"))
+			ws := p.webSocket(t, "/websocket?apiKey=k")
+			relay.next(t)
+			echo(t, ws, randomBytes(100_000))
+			if err := ws.Close(websocket.StatusNormalClosure, ""); err != nil {
+				t.Error(err)
+			}
+			c := p.dial(t, "")
+			c.ask("POST", "/websocket/trace")
+			relay.next(t)
+			c.close()
+		})
+	}
+}
+
+// readConn is a connection of which r has read something already.
+type readConn struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func (c readConn) Read(p []byte) (int, error) { return c.r.Read(p) }
+
+// TestProxyProtocolUpstream tells the relay the client's address ahead of TLS. A
+// connection that does so is not for another client.
+func TestProxyProtocolUpstream(t *testing.T) {
+	preambles := make(chan string, 8)
+	addr := newRawRelay(t, nil, func(c *rawConn) {
+		line, err := c.r.ReadString('\n')
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		preambles <- line
+		tlsConn := tls.Server(readConn{c.Conn, c.r}, relayTLS())
+		c.Conn, c.r = tlsConn, bufio.NewReader(tlsConn)
+		req, err := c.request()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if req.Header.Get("Upgrade") == "" {
+			c.write("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+		} else {
+			c.write("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+				"Sec-WebSocket-Accept: " + sampleAccept + "\r\n\r\n")
+		}
+		c.drain()
+	})
+	s := mountOn("wss://"+addr, "transport http {\ntls_trust_pool file {roots}\nproxy_protocol v1\n}")
+	s.server = proxyProtocol
+	p := start(t, s)
+	for _, kind := range kinds {
+		for _, peer := range []string{"198.51.100.7", "2001:db8::77"} {
+			c := p.dial(t, from(peer))
+			c.ask(kind, "/websocket")
+			if line := <-preambles; !strings.HasPrefix(line, "PROXY TCP") || !strings.Contains(line, " "+peer+" ") {
+				t.Errorf("%s: the relay is told %q, want %s", kind, line, peer)
+			}
+			c.close()
+		}
+	}
+}
