@@ -1,0 +1,198 @@
+package tunnel
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"syscall"
+	"testing"
+)
+
+// streamTunnel is a tunnel whose client comes over an HTTP/2 stream.
+type streamTunnel struct {
+	client struct {
+		*io.PipeWriter // the request's body
+		io.Reader      // the response's
+	}
+	relay   *memConn
+	aborted chan bool // what Wait reported
+	rig     *rig
+}
+
+// wrappedWriter stands for what Caddy puts around a http.ResponseWriter. Nothing
+// may be written through it.
+type wrappedWriter struct{ http.ResponseWriter }
+
+func (w wrappedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+func (wrappedWriter) Write([]byte) (int, error)     { panic("not the innermost writer") }
+
+func openStreamTunnel(t *testing.T) *streamTunnel {
+	s := &streamTunnel{aborted: make(chan bool, 1), rig: newRig(t, 0)}
+	leg, relay := memPair(room)
+	s.relay = relay
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.NewResponseController(w).Flush()
+		tunnel := s.rig.lease.Open(Info{}, StreamLeg(wrappedWriter{w}, r.Body), ConnLeg(leg, nil, false), 0)
+		aborted := tunnel.Wait()
+		s.aborted <- aborted
+		if aborted {
+			panic(http.ErrAbortHandler)
+		}
+	}))
+	server.EnableHTTP2 = true
+	server.StartTLS()
+	t.Cleanup(server.Close)
+
+	body, w := io.Pipe()
+	response, err := server.Client().Post(server.URL, "", body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		w.Close()
+		response.Body.Close()
+	})
+	if response.ProtoMajor != 2 {
+		t.Fatalf("this is %s", response.Proto)
+	}
+	s.client.PipeWriter, s.client.Reader = w, response.Body
+	return s
+}
+
+func TestStreamLeg(t *testing.T) {
+	s := openStreamTunnel(t)
+	for _, size := range legSizes {
+		want, got := pattern(size), make([]byte, size)
+		go s.client.Write(want)
+		if _, err := io.ReadFull(s.relay, got); err != nil || !bytes.Equal(got, want) {
+			t.Fatalf("%d bytes to the relay: %v", size, err)
+		}
+		clear(got)
+		go s.relay.Write(want)
+		if _, err := io.ReadFull(s.client, got); err != nil || !bytes.Equal(got, want) {
+			t.Fatalf("%d bytes to the client: %v", size, err)
+		}
+	}
+	s.client.Close()
+	if _, err := s.relay.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("the relay sees %v", err)
+	}
+	go func() {
+		s.relay.Write(pattern(100_000))
+		s.relay.Close()
+	}()
+	if got, err := io.ReadAll(s.client); err != nil || !bytes.Equal(got, pattern(100_000)) {
+		t.Errorf("last come %d bytes, %v", len(got), err)
+	}
+	if <-s.aborted {
+		t.Error("an abnormal end")
+	}
+}
+
+// The relay's Close frame passes; then its end ends the stream.
+func TestStreamLegRelayEnds(t *testing.T) {
+	s := openStreamTunnel(t)
+	s.relay.Write(closing(1000).encode(false))
+	if _, err := io.ReadFull(s.client, make([]byte, 4)); err != nil {
+		t.Fatal(err)
+	}
+	s.client.Write(closing(1000).encode(true))
+	s.client.Close()
+	if f, err := newStrictReader(s.relay, true).next(); err != nil || f.code() != 1000 {
+		t.Errorf("the relay gets %s, %v", f, err)
+	}
+	s.relay.Close()
+	if _, err := s.client.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("the client sees %v", err)
+	}
+	if <-s.aborted {
+		t.Error("an abnormal end")
+	}
+	if sum := s.rig.summary(); sum.ClosedBy != ByRelay || sum.CloseCode != 1000 {
+		t.Errorf("%+v", sum)
+	}
+}
+
+func TestStreamLegRelayAborts(t *testing.T) {
+	s := openStreamTunnel(t)
+	s.relay.abort()
+	if _, err := s.client.Read(make([]byte, 1)); err == nil || err == io.EOF {
+		t.Errorf("the client sees %v, want a reset of the stream", err)
+	}
+	if !<-s.aborted {
+		t.Error("Wait takes a reset for an orderly end")
+	}
+}
+
+func TestStreamLegClientAborts(t *testing.T) {
+	s := openStreamTunnel(t)
+	s.client.CloseWithError(errors.New("resets the stream"))
+	if _, err := s.relay.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the relay sees %v", err)
+	}
+	if !<-s.aborted {
+		t.Error("Wait takes a cancelled stream for an orderly end")
+	}
+	if sum := s.rig.summary(); sum.ClosedBy != ByClient || sum.CloseCode != closeAbnormal {
+		t.Errorf("%+v", sum)
+	}
+}
+
+func TestStreamLegDrained(t *testing.T) {
+	s := openStreamTunnel(t)
+	s.rig.lease.Release()
+	client, relay := newStrictReader(s.client, false), newStrictReader(s.relay, true)
+	for _, r := range []*strictReader{client, relay} {
+		if f, err := r.next(); err != nil || f.code() != closeGoingAway {
+			t.Errorf("got %s, %v", f, err)
+		}
+	}
+	s.client.Write(closing(1000).encode(true))
+	s.relay.Write(closing(1000).encode(false))
+	for _, r := range []*strictReader{client, relay} {
+		if f, err := r.next(); err != io.EOF {
+			t.Errorf("then %s, %v", f, err)
+		}
+	}
+	s.rig.registry.Wait()
+	if <-s.aborted {
+		t.Error("an abnormal end")
+	}
+}
+
+// A client that takes nothing holds up neither its tunnel's end nor its handler.
+func TestStreamLegStuckClient(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes as long as a tunnel lingers")
+	}
+	t.Parallel()
+	s := openStreamTunnel(t)
+	written := make(chan error, 1)
+	go func() {
+		frame := wsFrame{true, opBinary, pattern(64 << 20)}.encode(false)
+		_, err := s.relay.Write(frame)
+		written <- err
+	}()
+	if _, err := io.ReadFull(s.client, make([]byte, 1000)); err != nil {
+		t.Fatal(err)
+	}
+	s.rig.lease.Release()
+	s.rig.registry.Wait()
+	<-s.aborted
+	<-written
+	if sum := s.rig.summary(); sum.Reason != "drained" {
+		t.Errorf("%+v", sum)
+	}
+}
+
+func TestInnermost(t *testing.T) {
+	w := httptest.NewRecorder()
+	if got := Innermost(wrappedWriter{wrappedWriter{w}}); got != w {
+		t.Errorf("got %T", got)
+	}
+	if got := Innermost(w); got != w {
+		t.Errorf("got %T", got)
+	}
+}
