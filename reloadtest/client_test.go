@@ -5,11 +5,14 @@ package reloadtest
 import (
 	"bufio"
 	"crypto/tls"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -61,8 +64,26 @@ func shake(conn net.Conn, id uint64, options string) (*peer, error) {
 	return newPeer(conn, r, id, true), nil
 }
 
-// dial opens a WebSocket to addr.
-func dial(addr, options string) (*peer, error) {
+// dial opens a WebSocket to addr. A reload closes the old listener only after it
+// is over: what has reached that by then is reset or closed without an answer, and
+// tries again.
+func dial(addr, options string) (p *peer, err error) {
+	for range 20 {
+		if p, err = dialOnce(addr, options); err == nil || !dropped(err) {
+			return p, err
+		}
+	}
+	return nil, err
+}
+
+// dropped reports whether a listener or server that went away took a connection
+// along.
+func dropped(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+}
+
+func dialOnce(addr, options string) (*peer, error) {
 	conn, err := tls.Dial("tcp", addr, clientTLS())
 	if err != nil {
 		return nil, err

@@ -3,6 +3,7 @@
 package reloadtest
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -14,6 +15,7 @@ type config struct {
 	upstream  string // host and port
 	window    time.Duration
 
+	bind    string // where to listen; 127.0.0.1 if empty
 	version int    // what /version says
 	global  string // more global options
 	servers string // more server options
@@ -38,7 +40,7 @@ func (c config) String() string {
 }
 
 https://localhost:%[2]s {
-	bind 127.0.0.1
+	bind %[13]s
 	tls %[3]s/cert.pem %[3]s/key.pem {
 		%[4]s
 	}
@@ -55,5 +57,5 @@ https://localhost:%[2]s {
 }
 
 %[9]s
-`, c.global, port, c.dir, c.tls, c.version, c.upstream, c.window, c.options, c.sites, c.servers, c.transport, c.site)
+`, c.global, port, c.dir, c.tls, c.version, c.upstream, c.window, c.options, c.sites, c.servers, c.transport, c.site, cmp.Or(c.bind, "127.0.0.1"))
 }

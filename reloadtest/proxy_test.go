@@ -96,6 +96,12 @@ type process struct {
 // Environment variables can be given. Its files are in dir.
 func startProxy(t testing.TB, dir, name, addr, config string, env ...string) *proxy {
 	t.Helper()
+	return startProxyWith(t, nil, dir, name, addr, config, env...)
+}
+
+// startProxyWith has the process inherit files, the first as descriptor 3.
+func startProxyWith(t testing.TB, files []*os.File, dir, name, addr, config string, env ...string) *proxy {
+	t.Helper()
 	path, err := caddyBinary()
 	if err != nil {
 		t.Fatal(err)
@@ -112,6 +118,7 @@ func startProxy(t testing.TB, dir, name, addr, config string, env ...string) *pr
 	cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir,
 		"ADMIN=unix/"+p.sock(), "GORACE=halt_on_error=1")
 	cmd.Env = append(cmd.Env, env...)
+	cmd.ExtraFiles = files
 	p.process = startProcess(t, cmd)
 	p.awaitLog("serving initial configuration")
 	return p
