@@ -3,6 +3,7 @@ package tunnel
 import (
 	"io"
 	"net/http"
+	"time"
 )
 
 // streamLeg is a leg over an HTTP/2 or HTTP/3 stream that an extended CONNECT
@@ -53,11 +54,13 @@ func (l *streamLeg) Write(p []byte) (int, error) {
 // does when the tunnel is over.
 func (l *streamLeg) closeWrite() error { return nil }
 
-// end releases a blocked reader, and a blocked writer unless the peer is to get
-// all that was written.
+// end releases a blocked reader, and a blocked writer: after a clean end the peer
+// has some time to take what was written.
 func (l *streamLeg) end(how ending) {
 	l.outer.SetReadDeadline(longAgo)
-	if how != endClean {
-		l.inner.SetWriteDeadline(longAgo)
+	until := longAgo
+	if how == endClean {
+		until = time.Now().Add(linger)
 	}
+	l.inner.SetWriteDeadline(until)
 }

@@ -291,3 +291,23 @@ func TestLoopDoesNotAllocate(t *testing.T) {
 	}
 	l.tearDown(t, 502*len(message), 0)
 }
+
+// The last piece and the end come out of crypto/tls together with TLS 1.2; the end
+// must wait for a relay that is slow to take the piece.
+func TestLoopEndsAfterBacklog(t *testing.T) {
+	r := newLoopRig(t)
+	leg, peer := tcpPair(t)
+	server, client := shakeHandsAs(t, leg, peer, &tls.Config{MaxVersion: tls.VersionTLS12})
+	relayLeg, relay := tcpPair(t)
+	relayLeg.(*net.TCPConn).SetWriteBuffer(4096)
+	r.lease.Open(Info{}, ConnLeg(server, nil, false), ConnLeg(relayLeg, nil, false), 0)
+	p := pattern(8 << 20)
+	go func() {
+		client.Write(p)
+		client.Close()
+	}()
+	got, err := io.ReadAll(relay)
+	if err != nil || !bytes.Equal(got, p) {
+		t.Errorf("the relay got %d bytes of %d, and %v", len(got), len(p), err)
+	}
+}

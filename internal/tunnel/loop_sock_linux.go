@@ -24,6 +24,7 @@ type sock struct {
 	leg    *connLeg
 	tls    *tls.Conn // nil for a leg without TLS
 	record *record   // lent to tls; nil while there is no input
+	atEnd  error     // from will end so when the backlog of peer is gone; nil before
 	ended  bool      // from has ended
 
 	mu      sync.Mutex // protects what follows, and fd from being closed while in use

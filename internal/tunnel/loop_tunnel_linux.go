@@ -121,6 +121,10 @@ func (s *sock) begin() {
 // resume reads from now on, and what is there already: TLS may hold records that no
 // event will tell of.
 func (s *sock) resume() {
+	if s.atEnd != nil {
+		s.endFrom(s.atEnd)
+		return
+	}
 	if err := s.setReading(true); err != nil {
 		s.endFrom(err)
 		return
@@ -163,7 +167,7 @@ func (s *sock) pump() {
 			}
 		}
 		if err != nil && err != errWouldBlock {
-			s.endFrom(err)
+			s.endAfterBacklog(err)
 			return
 		}
 		if err != nil || !s.holdsInput() {
@@ -194,6 +198,17 @@ func (s *sock) receive(p []byte) (int, error) {
 
 // holdsInput reports whether TLS has read bytes that it has not handed out.
 func (s *sock) holdsInput() bool { return s.tls != nil && holdsInput(s.tls) }
+
+// endAfterBacklog ends the direction that leaves s when the other leg has taken
+// what came before an orderly end.
+func (s *sock) endAfterBacklog(err error) {
+	if isEOF(err) && s.peer.hasBacklog() {
+		s.atEnd = err
+		_ = s.setReading(false) // until ready has flushed it
+		return
+	}
+	s.endFrom(err)
+}
 
 // endFrom ends the direction that leaves s, once.
 func (s *sock) endFrom(err error) {
