@@ -60,15 +60,23 @@ func checkHandshake(r *http.Request) *refusal {
 	case len(versions) == 0:
 		return bad("Sec-WebSocket-Version is missing")
 	case len(versions) > 1 || versions[0] != "13":
-		return &refusal{
-			status: http.StatusUpgradeRequired,
-			err:    errors.New("no WebSocket handshake: Sec-WebSocket-Version is not 13"),
-			header: map[string]string{"Sec-WebSocket-Version": "13", "Upgrade": "websocket", "Connection": "Upgrade"},
-		}
+		return wrongVersion(extended)
 	case !extended && !validKey(r.Header["Sec-Websocket-Key"]):
 		return bad("Sec-WebSocket-Key is not one key of 16 bytes in base64")
 	}
 	return nil
+}
+
+func wrongVersion(extended bool) *refusal {
+	header := map[string]string{"Sec-WebSocket-Version": "13"}
+	if !extended { // HTTP/2 and 3 have neither of these
+		header["Upgrade"], header["Connection"] = "websocket", "Upgrade"
+	}
+	return &refusal{
+		status: http.StatusUpgradeRequired,
+		err:    errors.New("no WebSocket handshake: Sec-WebSocket-Version is not 13"),
+		header: header,
+	}
 }
 
 func validKey(keys []string) bool {
@@ -255,12 +263,21 @@ func (h *Handler) openStream(w http.ResponseWriter, r *http.Request, relay tunne
 // noTimeout is as good as none.
 const noTimeout = 100 * 365 * 24 * time.Hour
 
-// overrideIdleTimeouts keeps Caddy's idle timeout for bodies, a minute by default,
-// off a stream on which silence is normal. The tunnel has its own.
+// overrideIdleTimeouts keeps Caddy's idle timeouts for bodies, a minute by default,
+// off a stream on which silence is normal. The tunnel has its own. It comes before
+// the answer, whose write deadline would stay behind on HTTP/3.
 func overrideIdleTimeouts(r *http.Request) (restore func()) {
-	reader, _ := caddyhttp.IdleTimeoutsFromContext(r.Context())
-	if reader == nil {
-		return func() {}
+	reader, writer := caddyhttp.IdleTimeoutsFromContext(r.Context())
+	restore = func() {}
+	if reader != nil {
+		restore = reader.Override(noTimeout, 0)
 	}
-	return reader.Override(noTimeout, 0)
+	if writer == nil {
+		return restore
+	}
+	restoreReader, restoreWriter := restore, writer.Override(noTimeout, 0, 0)
+	return func() {
+		restoreWriter()
+		restoreReader()
+	}
 }

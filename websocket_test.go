@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -239,16 +240,17 @@ func TestAbnormalEnd(t *testing.T) {
 				reset(c.conn)
 				err = <-ended
 			}
-			if err == nil {
-				t.Errorf("by the relay %v: the other end sees an orderly end", byRelay)
-			}
-			var timeout interface{ Timeout() bool }
-			if errors.As(err, &timeout) && timeout.Timeout() {
-				t.Errorf("by the relay %v: the other end sees nothing", byRelay)
+			if err == nil || isTimeout(err) {
+				t.Errorf("by the relay %v: the other end sees %v", byRelay, err)
 			}
 		}
 		p.logs.wait(testContext(t), t, 2, `"tunnel closed"`)
 	})
+}
+
+func isTimeout(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
 // TestHandlerReturns shows that a handshake is done with, and logged, while its
@@ -310,6 +312,52 @@ func TestIdleTimeout(t *testing.T) {
 			t.Errorf("the log says %v", closed)
 		}
 	})
+}
+
+// TestSilence shows that Caddy's timeouts for bodies, and for idle connections, have
+// no say in a tunnel: by the time that they have ended a request that began later,
+// twice, it still works.
+func TestSilence(t *testing.T) {
+	legs(t, func(t *testing.T, plain bool, scheme string, config *tls.Config) {
+		addr := newRawRelay(t, config, func(c *rawConn) {
+			if _, err := c.upgrade(""); err != nil {
+				t.Error(err)
+			}
+			io.Copy(c.Conn, c.r)
+		})
+		s := mountOn(scheme+addr, "")
+		s.plain, s.server = plain, shortTimeouts
+		p := start(t, s)
+		c := p.dial(t, "")
+		c.wantStatus(c.handshake("/websocket"), http.StatusSwitchingProtocols)
+		for _, piece := range []string{"before", "after"} {
+			c.write(piece)
+			back := make([]byte, len(piece))
+			if _, err := io.ReadFull(c.r, back); err != nil || string(back) != piece {
+				t.Errorf("%q came back as %q (%v)", piece, back, err)
+			}
+			p.awaitTimeouts(t)
+		}
+		c.close()
+	})
+}
+
+// shortTimeouts are options of a server.
+const shortTimeouts = "timeouts {\nread_body_idle 50ms\nread_header 50ms\nwrite_idle 50ms\nidle 50ms\n}"
+
+// awaitTimeouts sends requests without their bodies until shortTimeouts have ended
+// two.
+func (p *proxy) awaitTimeouts(t *testing.T) {
+	t.Helper()
+	for range 2 {
+		c := p.dial(t, "")
+		c.request("POST", "/websocket/trace", "Content-Length: 2")
+		answer, err := http.ReadResponse(c.r, nil)
+		if err == nil && answer.StatusCode < 400 {
+			t.Errorf("a request without its body got %d", answer.StatusCode)
+		}
+		c.close()
+	}
 }
 
 // TestSessionID shows what of the query the log tells, and how much of it at most.
