@@ -9,12 +9,15 @@ package exchange
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
 	"sync"
 	"time"
+
+	"golang.org/x/net/http/httpguts"
 )
 
 // MaxBody is the largest request body in bytes that a Pool sends. It has to fit
@@ -54,6 +57,11 @@ func Takes(req *http.Request) bool {
 // Of the context's httptrace hooks it calls GetConn, once the request's body has
 // been read, and Got1xxResponse.
 func (p *Pool) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.Method != "" && !httpguts.ValidHeaderFieldName(req.Method) {
+		// HTTP/2 lets methods with spaces in them through.
+		closeBody(req)
+		return nil, fmt.Errorf("invalid method %q", req.Method)
+	}
 	body, err := readBody(req)
 	if err != nil {
 		return nil, err
@@ -179,20 +187,26 @@ type requestBody struct {
 // readBody reads the body before a connection is taken: a slow client must not
 // keep one busy.
 func readBody(req *http.Request) (requestBody, error) {
-	if req.Body == nil {
-		return requestBody{}, nil
-	}
-	defer req.Body.Close()
-	if req.ContentLength == 0 {
+	defer closeBody(req)
+	if req.Body == nil || req.ContentLength == 0 {
 		return requestBody{}, nil
 	}
 	b := requestBody{buffer: bodies.Get().(*[MaxBody]byte)}
 	b.bytes = b.buffer[:req.ContentLength]
 	if _, err := io.ReadFull(req.Body, b.bytes); err != nil {
 		b.release()
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
 		return requestBody{}, err
 	}
 	return b, nil
+}
+
+func closeBody(req *http.Request) {
+	if req.Body != nil {
+		req.Body.Close()
+	}
 }
 
 func (b requestBody) release() {
