@@ -45,14 +45,18 @@ func (c *conn) exchange(req *http.Request, body []byte, maxHeader int64) (*http.
 	if err := c.write(req, body); err != nil {
 		return nil, c.cause(req.Context(), err)
 	}
+	// One limit for all of them: there may be any number of 1xx answers.
+	c.head.limit(maxHeader)
 	for {
-		c.head.limit(maxHeader)
 		answer, err := http.ReadResponse(c.r, req)
 		if err != nil {
+			if c.head.left <= 0 {
+				err = errHeaderTooLarge // ReadResponse may call what is missing malformed
+			}
 			return nil, c.cause(req.Context(), err)
 		}
-		c.head.unlimit()
 		if answer.StatusCode >= 200 || answer.StatusCode == http.StatusSwitchingProtocols {
+			c.head.unlimit()
 			return answer, nil
 		}
 		trace := httptrace.ContextClientTrace(req.Context())
@@ -102,7 +106,7 @@ func (h *headReader) Read(p []byte) (int, error) {
 	if h.left <= 0 {
 		return 0, errHeaderTooLarge
 	}
-	n, err := h.conn.Read(p)
+	n, err := h.conn.Read(p[:min(int64(len(p)), h.left)])
 	h.left -= int64(n)
 	return n, err
 }
