@@ -4,22 +4,27 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
+	"os"
 	"time"
 )
 
 // conn is a connection to the server. One exchange owns it at a time.
 type conn struct {
 	net.Conn
+	socket net.Conn      // below TLS, or Conn itself
 	r      *bufio.Reader // of head, of Conn
 	w      *bufio.Writer
 	head   headReader
 	quiet  quietness
 	unused time.Time // since when it has been idle
+
+	layered bool // socket is not Conn
 }
 
 // writeSize fits a request with one of the SDK's posts, so that it goes out in one
@@ -27,7 +32,11 @@ type conn struct {
 const writeSize = 16 << 10
 
 func newConn(nc net.Conn) *conn {
-	c := &conn{Conn: nc, head: headReader{conn: nc}, quiet: newQuietness(nc)}
+	c := &conn{Conn: nc, socket: nc, head: headReader{conn: nc}}
+	if layer, ok := nc.(interface{ NetConn() net.Conn }); ok {
+		c.socket, c.layered = layer.NetConn(), true
+	}
+	c.quiet = newQuietness(c.socket)
 	c.r = bufio.NewReader(&c.head)
 	c.w = bufio.NewWriterSize(nc, writeSize)
 	return c
@@ -37,13 +46,36 @@ func newConn(nc net.Conn) *conn {
 // nor bytes that nobody asked for.
 func (c *conn) isQuiet() bool { return c.quiet.check() }
 
+// isDrained reports whether nothing has come behind an answer: it would be taken for
+// the next one. crypto/tls may have read more than it has given out, which the
+// socket does not show any more; a read that does not wait does.
+func (c *conn) isDrained() bool {
+	if c.r.Buffered() > 0 {
+		return false
+	}
+	if !c.layered {
+		return true
+	}
+	c.SetReadDeadline(time.Unix(1, 0))
+	_, err := c.r.Peek(1)
+	c.SetReadDeadline(time.Time{})
+	return errors.Is(err, os.ErrDeadlineExceeded)
+}
+
 // interrupt fails what the exchange is waiting for.
-func (c *conn) interrupt() { c.SetDeadline(time.Unix(1, 0)) }
+func (c *conn) interrupt() { c.socket.Close() }
+
+// abort closes c without TLS's farewell, for which crypto/tls would wait where the
+// server does not read.
+func (c *conn) abort() {
+	c.socket.Close()
+	c.Close()
+}
 
 // exchange writes req with body and reads the head of the answer.
 func (c *conn) exchange(req *http.Request, body []byte, maxHeader int64) (*http.Response, error) {
 	if err := c.write(req, body); err != nil {
-		return nil, c.cause(req.Context(), err)
+		return nil, cause(req.Context(), err)
 	}
 	// One limit for all of them: there may be any number of 1xx answers.
 	c.head.limit(maxHeader)
@@ -53,7 +85,7 @@ func (c *conn) exchange(req *http.Request, body []byte, maxHeader int64) (*http.
 			if c.head.left <= 0 {
 				err = errHeaderTooLarge // ReadResponse may call what is missing malformed
 			}
-			return nil, c.cause(req.Context(), err)
+			return nil, cause(req.Context(), err)
 		}
 		if answer.StatusCode >= 200 || answer.StatusCode == http.StatusSwitchingProtocols {
 			c.head.unlimit()
@@ -82,7 +114,7 @@ func (c *conn) write(req *http.Request, body []byte) error {
 }
 
 // cause prefers the reason of an interruption to its effect.
-func (c *conn) cause(ctx context.Context, err error) error {
+func cause(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}

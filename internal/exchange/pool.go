@@ -55,7 +55,7 @@ func Takes(req *http.Request) bool {
 // at any time.
 //
 // Of the context's httptrace hooks it calls GetConn, once the request's body has
-// been read, and Got1xxResponse.
+// been read, those of http.Request.Write, and Got1xxResponse.
 func (p *Pool) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.Method != "" && !httpguts.ValidHeaderFieldName(req.Method) {
 		// HTTP/2 lets methods with spaces in them through.
@@ -78,11 +78,11 @@ func (p *Pool) RoundTrip(req *http.Request) (*http.Response, error) {
 	answer, err := c.exchange(req, body.bytes, p.MaxHeader)
 	if err != nil {
 		stop()
-		c.Close()
+		c.abort()
 		return nil, err
 	}
 	held := &answerBody{
-		ReadCloser: answer.Body, pool: p, conn: c, stop: stop,
+		ReadCloser: answer.Body, ctx: req.Context(), pool: p, conn: c, stop: stop,
 		keep: !answer.Close && answer.StatusCode != http.StatusSwitchingProtocols,
 	}
 	if answer.Body == http.NoBody {
@@ -107,7 +107,7 @@ func (p *Pool) take(ctx context.Context) (*conn, error) {
 	}
 	nc, err := p.Dial(ctx)
 	if err != nil {
-		return nil, err
+		return nil, cause(ctx, err)
 	}
 	return newConn(nc), nil
 }
@@ -218,6 +218,7 @@ func (b requestBody) release() {
 // answerBody gives the connection back when it has been read to its end.
 type answerBody struct {
 	io.ReadCloser
+	ctx  context.Context // of the request
 	pool *Pool
 	conn *conn // nil once given back or closed
 	stop func() bool
@@ -228,6 +229,9 @@ func (b *answerBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if err != nil {
 		b.done(err == io.EOF)
+	}
+	if err != nil && err != io.EOF {
+		err = cause(b.ctx, err)
 	}
 	return n, err
 }
@@ -245,12 +249,14 @@ func (b *answerBody) done(complete bool) {
 	}
 	b.conn = nil
 	uninterrupted := b.stop()
-	// Bytes that nobody asked for would be taken for the next answer's.
-	if complete && uninterrupted && b.keep && c.r.Buffered() == 0 {
+	switch {
+	case !complete || !uninterrupted:
+		c.abort()
+	case b.keep && c.isDrained():
 		b.pool.put(c)
-		return
+	default:
+		c.Close()
 	}
-	c.Close()
 }
 
 var errHeaderTooLarge = errors.New("the head of the answer is too large")

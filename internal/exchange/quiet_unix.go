@@ -18,9 +18,6 @@ type quietness struct{ conn syscall.RawConn }
 
 // newQuietness returns one that never finds quiet where conn has no socket.
 func newQuietness(conn net.Conn) quietness {
-	if c, ok := conn.(interface{ NetConn() net.Conn }); ok {
-		conn = c.NetConn()
-	}
 	sc, ok := conn.(syscall.Conn)
 	if !ok {
 		return quietness{}
