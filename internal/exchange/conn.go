@@ -11,6 +11,7 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"os"
+	"sync"
 	"time"
 )
 
@@ -19,7 +20,6 @@ type conn struct {
 	net.Conn
 	socket net.Conn      // below TLS, or Conn itself
 	r      *bufio.Reader // of head, of Conn
-	w      *bufio.Writer
 	head   headReader
 	quiet  quietness
 	unused time.Time // since when it has been idle
@@ -31,6 +31,9 @@ type conn struct {
 // TLS record and one system call.
 const writeSize = 16 << 10
 
+// writers are buffers of that size. An idle connection has none.
+var writers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, writeSize) }}
+
 func newConn(nc net.Conn) *conn {
 	c := &conn{Conn: nc, socket: nc, head: headReader{conn: nc}}
 	if layer, ok := nc.(interface{ NetConn() net.Conn }); ok {
@@ -38,7 +41,6 @@ func newConn(nc net.Conn) *conn {
 	}
 	c.quiet = newQuietness(c.socket)
 	c.r = bufio.NewReader(&c.head)
-	c.w = bufio.NewWriterSize(nc, writeSize)
 	return c
 }
 
@@ -107,10 +109,14 @@ func (c *conn) write(req *http.Request, body []byte) error {
 	if len(body) > 0 {
 		framed.Body, framed.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
 	}
-	if err := framed.Write(c.w); err != nil {
+	w := writers.Get().(*bufio.Writer)
+	defer writers.Put(w)
+	w.Reset(c.Conn)
+	defer w.Reset(nil)
+	if err := framed.Write(w); err != nil {
 		return err
 	}
-	return c.w.Flush()
+	return w.Flush()
 }
 
 // cause prefers the reason of an interruption to its effect.

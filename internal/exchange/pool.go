@@ -32,7 +32,8 @@ type Pool struct {
 	Dial func(context.Context) (net.Conn, error)
 	// MaxIdle is how many unused connections are kept.
 	MaxIdle int
-	// IdleTimeout is how long an unused connection is kept.
+	// IdleTimeout is how long an unused connection is kept; unless it is positive,
+	// for as long as the server keeps it.
 	IdleTimeout time.Duration
 	// MaxHeader bounds the head of an answer, in bytes.
 	MaxHeader int64
@@ -133,7 +134,7 @@ func (p *Pool) put(c *conn) {
 	if keep {
 		c.unused = time.Now()
 		p.idle = append(p.idle, c)
-		if p.expiry == nil {
+		if p.expiry == nil && p.IdleTimeout > 0 {
 			p.expiry = time.AfterFunc(p.IdleTimeout, p.expire)
 		}
 	}
@@ -147,32 +148,39 @@ func (p *Pool) put(c *conn) {
 // anything idle.
 func (p *Pool) expire() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	n := 0
 	for n < len(p.idle) && time.Since(p.idle[n].unused) >= p.IdleTimeout {
-		p.idle[n].Close()
 		n++
 	}
-	p.idle = append(p.idle[:0:0], p.idle[n:]...)
+	expired := p.idle[:n]
+	p.idle = append([]*conn(nil), p.idle[n:]...)
 	p.expiry = nil
-	if len(p.idle) > 0 && !p.closed {
+	if len(p.idle) > 0 {
 		p.expiry = time.AfterFunc(p.IdleTimeout-time.Since(p.idle[0].unused), p.expire)
 	}
+	p.mu.Unlock()
+	closeAll(expired)
 }
 
 // Close closes the idle connections and keeps none from now on. Exchanges under
 // way go on.
 func (p *Pool) Close() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.closed = true
 	if p.expiry != nil {
 		p.expiry.Stop()
 	}
-	for _, c := range p.idle {
+	idle := p.idle
+	p.idle = nil
+	p.mu.Unlock()
+	closeAll(idle)
+}
+
+// closeAll is not for while the lock is held: it may wait for TLS's farewell.
+func closeAll(conns []*conn) {
+	for _, c := range conns {
 		c.Close()
 	}
-	p.idle = nil
 }
 
 // bodies are buffers for request bodies.
