@@ -82,6 +82,7 @@ func openHTTP2(t *testing.T, p *proxy, target, early string, fields ...string) *
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { raw.Close() })
+	//lint:ignore SA1019 the connection is what its successor takes too, but that sends no :protocol
 	conn, err := new(http2.Transport).NewClientConn(raw)
 	if err != nil {
 		t.Fatal(err)

@@ -126,7 +126,7 @@ func (c *http2Conn) read() {
 	defer close(c.done)
 	for {
 		c.pause.Lock()
-		c.pause.Unlock()
+		c.pause.Unlock() //lint:ignore SA2001 held by whoever wants this to wait
 		f, err := c.framer.ReadFrame()
 		c.mu.Lock()
 		if err != nil {

@@ -34,13 +34,17 @@ func TestTLSLayout(t *testing.T) {
 }
 
 func TestTLSLayoutUnknown(t *testing.T) {
-	type changed struct {
-		rawInput []byte
-		input    bytes.Reader
-		hand     bytes.Buffer
-		config   *tls.Config
+	field := func(name string, of reflect.Type) reflect.StructField {
+		return reflect.StructField{Name: name, PkgPath: "crypto/tls", Type: of}
 	}
-	for _, conn := range []reflect.Type{reflect.TypeFor[struct{}](), reflect.TypeFor[changed]()} {
+	changed := reflect.StructOf([]reflect.StructField{
+		field("rawInput", reflect.TypeFor[[]byte]()), // was a bytes.Buffer
+		field("input", reflect.TypeFor[bytes.Reader]()),
+		field("hand", reflect.TypeFor[bytes.Buffer]()),
+		field("config", reflect.TypeFor[*tls.Config]()),
+		field("conn", reflect.TypeFor[net.Conn]()),
+	})
+	for _, conn := range []reflect.Type{reflect.TypeFor[struct{}](), changed} {
 		if findLayout(conn).ok {
 			t.Errorf("%v passes for a tls.Conn", conn)
 		}
