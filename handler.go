@@ -13,7 +13,7 @@ import (
 
 // ServeHTTP carries r to the relay.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	path, ok := cutMount(r.URL.EscapedPath(), h.PathPrefix)
+	path, ok := cutMount(escapedPath(r.URL), h.PathPrefix)
 	if !ok {
 		return next.ServeHTTP(w, r)
 	}
@@ -24,6 +24,26 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return refuse(w, r, bad)
 	}
 	return h.serveWebSocket(w, r, path)
+}
+
+// escapedPath is u.EscapedPath, but what is escaped stays so also in a path with
+// bytes that should be and are not.
+func escapedPath(u *url.URL) string {
+	whole := u.EscapedPath()
+	if plain, err := url.PathUnescape(u.RawPath); u.RawPath == "" || err != nil || plain != u.Path {
+		return whole
+	}
+	if whole == u.RawPath {
+		return whole
+	}
+	var path strings.Builder
+	pieces := strings.Split(u.RawPath, "%")
+	path.WriteString((&url.URL{Path: pieces[0]}).EscapedPath())
+	for _, piece := range pieces[1:] {
+		path.WriteString("%" + piece[:2])
+		path.WriteString((&url.URL{Path: piece[2:]}).EscapedPath())
+	}
+	return path.String()
 }
 
 // cutMount returns the rest of an escaped path behind the mount, beginning with

@@ -24,6 +24,8 @@ func TestPaths(t *testing.T) {
 			"/websocket///error":             "/error",
 			"/websocket/a//b/":               "/a//b/",
 			"/websocket/a%2Fb":               "/a%2Fb",
+			"/websocket/a%2Fb|c%25":          "/a%2Fb%7Cc%25",
+			"/websocket/%2F\xc3\xa9/%2f":     "/%2F%C3%A9/%2f",
 			"/websocket/a%20b%C3%A9":         "/a%20b%C3%A9",
 			"/websocket/%3F":                 "/%3F",
 			"/%77ebsocket/trace":             "/trace",
