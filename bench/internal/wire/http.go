@@ -13,11 +13,10 @@ var endOfHead = []byte("\r\n\r\n")
 // valid until r is next read, and must fit into that buffer.
 func ReadHead(r *bufio.Reader) ([]byte, error) {
 	for want := 1; ; {
-		b, err := r.Peek(want)
-		if err != nil {
+		if _, err := r.Peek(want); err != nil {
 			return nil, err
 		}
-		b, _ = r.Peek(r.Buffered())
+		b, _ := r.Peek(r.Buffered())
 		if end := bytes.Index(b, endOfHead); end >= 0 {
 			end += len(endOfHead)
 			_, err := r.Discard(end)
