@@ -32,7 +32,7 @@ func clientTLS() *tls.Config {
 	return &tls.Config{
 		RootCAs:          testCA.pool,
 		ServerName:       "localhost",
-		CurvePreferences: []tls.CurveID{tls.X25519},
+		CurvePreferences: []tls.CurveID{tls.X25519, tls.CurveP256},
 	}
 }
 

@@ -29,10 +29,10 @@ type fleet struct {
 	slow  int // the first so many send large messages slowly, both ways
 }
 
-// openFleet opens n tunnels; one in ten is slow.
+// openFleet opens n tunnels; one in twenty is slow.
 func openFleet(t testing.TB, addr string, relay *relay, n int) *fleet {
 	t.Helper()
-	f := &fleet{relay: relay, slow: n / 10}
+	f := &fleet{relay: relay, slow: n / 20}
 	// In turn, since tunnels are closed in the order in which they were opened.
 	f.peers = open(t, addr, f.slow, "&slow=1")
 	f.peers = append(f.peers, open(t, addr, n-f.slow, "")...)
@@ -73,22 +73,65 @@ func (f *fleet) checkDrained(t testing.TB, begun time.Time, window time.Duration
 	}
 }
 
-// TestRemoved removes the upstream of 1,000 tunnels from the configuration.
-func TestRemoved(t *testing.T) {
-	t.Parallel()
-	dir, relay, other := writeCertificates(t), startRelay(t), startRelay(t)
-	cfg := config{dir: dir, addr: reserve(t), upstream: relay.addr, window: window}
-	p := startProxy(t, dir, "a", cfg.addr, cfg.String())
-	f := openFleet(t, cfg.addr, relay, 1000)
-	sendAll(t, f.peers[f.slow:])
-	startTraffic(t, f.peers[f.slow:], 2*time.Millisecond)
+// TestDrain takes the upstream of 1,000 tunnels out of the configuration, and stops
+// processes in each way there is. It does so at the same time, once all tunnels are
+// open, since opening them leaves a small machine no time for anything else.
+func TestDrain(t *testing.T) {
+	other := startRelay(t)
+	drains := []*struct {
+		name    string
+		tunnels int
+		begin   func(*proxy, config)
+		notice  string // of the process, that it has begun
+		stops   bool
 
-	cfg.upstream = other.addr
-	begun := time.Now()
-	p.load(cfg.String())
-	sendAll(t, open(t, cfg.addr, 1, "")) // through the other upstream
-
-	f.checkDrained(t, begun, window)
+		proxy *proxy
+		cfg   config
+		fleet *fleet
+		begun time.Time
+	}{
+		{name: "upstream removed", tunnels: 1000, begin: func(p *proxy, c config) {
+			c.upstream = other.addr
+			p.load(c.String())
+			sendAll(p, open(p, c.addr, 1, "")) // new ones go to the new upstream
+		}, notice: "servers shutting down"},
+		{name: "SIGTERM", tunnels: 1000, begin: func(p *proxy, _ config) { p.signal(syscall.SIGTERM) }, notice: "exiting", stops: true},
+		{name: "SIGINT", tunnels: 100, begin: func(p *proxy, _ config) { p.signal(os.Interrupt) }, notice: "exiting", stops: true},
+		{name: "caddy stop", tunnels: 100, begin: func(p *proxy, _ config) {
+			p.run("stop", "--address", "unix/"+p.sock())
+		}, notice: "exiting", stops: true},
+	}
+	for _, d := range drains {
+		dir, relay := writeCertificates(t), startRelay(t)
+		d.cfg = config{dir: dir, addr: reserve(t), upstream: relay.addr, window: window}
+		d.proxy = startProxy(t, dir, "a", d.cfg.addr, d.cfg.String())
+		d.fleet = openFleet(t, d.cfg.addr, relay, d.tunnels)
+		sendAll(t, d.fleet.peers[d.fleet.slow:])
+	}
+	for _, d := range drains {
+		startTraffic(t, d.fleet.peers[d.fleet.slow:], 10*time.Millisecond)
+		d.proxy.onLog(d.notice, func() { d.begun = time.Now() })
+		d.begin(d.proxy, d.cfg)
+		d.proxy.awaitLog(d.notice)
+	}
+	for _, d := range drains {
+		t.Run(d.name, func(t *testing.T) {
+			d.fleet.checkDrained(t, d.begun, window)
+			if !d.stops {
+				return
+			}
+			code := d.proxy.awaitExit(patience)
+			took := d.proxy.ended.Sub(d.begun)
+			t.Logf("exit code %d after %v", code, took)
+			if code != 0 {
+				t.Errorf("exit code %d, want 0", code)
+			}
+			// The promise is a limit on time, so it is checked as one.
+			if took > window+linger {
+				t.Errorf("stopping took %v, want %v at the most", took, window+linger)
+			}
+		})
+	}
 }
 
 // TestLateHandshake: net/http closes a connection on which a request arrives after
@@ -124,43 +167,6 @@ func TestLateHandshake(t *testing.T) {
 	}
 	if after, err := strconv.Atoi(got.retryAfter); err != nil || after < 1 || after > int(window.Seconds()) {
 		t.Errorf("Retry-After %q, want a number of seconds up to the window's", got.retryAfter)
-	}
-}
-
-// TestStop stops the process in each way while tunnels are open.
-func TestStop(t *testing.T) {
-	for _, way := range []struct {
-		name    string
-		tunnels int
-		stop    func(*proxy)
-	}{
-		{"SIGTERM", 1000, func(p *proxy) { p.signal(syscall.SIGTERM) }},
-		{"SIGINT", 100, func(p *proxy) { p.signal(os.Interrupt) }},
-		{"caddy stop", 100, func(p *proxy) { p.run("stop", "--address", "unix/"+p.sock()) }},
-	} {
-		t.Run(way.name, func(t *testing.T) {
-			t.Parallel()
-			dir, relay := writeCertificates(t), startRelay(t)
-			cfg := config{dir: dir, addr: reserve(t), upstream: relay.addr, window: window}
-			p := startProxy(t, dir, "a", cfg.addr, cfg.String())
-			f := openFleet(t, cfg.addr, relay, way.tunnels)
-			sendAll(t, f.peers[f.slow:])
-			startTraffic(t, f.peers[f.slow:], 2*time.Millisecond)
-
-			begun := time.Now()
-			way.stop(p)
-			code := p.awaitExit(window + linger + patience)
-			took := time.Since(begun)
-			t.Logf("exit code %d after %v", code, took)
-			if code != 0 {
-				t.Errorf("exit code %d, want 0", code)
-			}
-			// The promise is a limit on time, so it is checked as one.
-			if took > window+linger {
-				t.Errorf("stopping took %v, want %v at the most", took, window+linger)
-			}
-			f.checkDrained(t, begun, window)
-		})
 	}
 }
 

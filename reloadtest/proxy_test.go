@@ -83,12 +83,14 @@ type proxy struct {
 // process is a command whose log is read.
 type process struct {
 	cmd    *exec.Cmd
-	begun  time.Time
 	exited chan struct{}
 
-	mu    sync.Mutex // protects lines
+	mu    sync.Mutex // protects what follows
 	more  sync.Cond
 	lines []string
+	heed  string // runs heard at the next line with this text
+	heard func()
+	ended time.Time
 	over  bool
 }
 
@@ -116,7 +118,7 @@ func startProxyWith(t testing.TB, files []*os.File, dir, name, addr, config stri
 	p.writeConfig(config)
 	cmd := exec.Command(path, "run", "--config", p.file())
 	cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir,
-		"ADMIN=unix/"+p.sock(), "GORACE=halt_on_error=1")
+		"ADMIN=unix/"+p.sock(), "GORACE=halt_on_error=1 atexit_sleep_ms=0")
 	cmd.Env = append(cmd.Env, env...)
 	cmd.ExtraFiles = files
 	p.process = startProcess(t, cmd)
@@ -140,7 +142,7 @@ func startProcess(t testing.TB, cmd *exec.Cmd) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &process{cmd: cmd, begun: time.Now(), exited: make(chan struct{})}
+	p := &process{cmd: cmd, exited: make(chan struct{})}
 	p.more.L = &p.mu
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -165,12 +167,16 @@ func (p *process) readLog(stderr io.Reader) {
 	for scan.Scan() {
 		p.mu.Lock()
 		p.lines = append(p.lines, scan.Text())
+		if p.heard != nil && strings.Contains(scan.Text(), p.heed) {
+			p.heard()
+			p.heard = nil
+		}
 		p.more.Broadcast()
 		p.mu.Unlock()
 	}
 	_ = p.cmd.Wait() // its ProcessState has the code
 	p.mu.Lock()
-	p.over = true
+	p.over, p.ended = true, time.Now()
 	p.more.Broadcast()
 	p.mu.Unlock()
 	close(p.exited)
@@ -204,6 +210,13 @@ func (p *proxy) awaitLogs(text string, n int) {
 			p.Fatalf("%q is logged %d times, want %d", text, seen, n)
 		}
 	}
+}
+
+// onLog runs heard when a line with the text is logged from now on.
+func (p *process) onLog(text string, heard func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.heed, p.heard = text, heard
 }
 
 // count returns how many lines with the text have been logged.

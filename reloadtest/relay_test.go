@@ -33,7 +33,7 @@ func startRelay(t testing.TB) *relay {
 	t.Helper()
 	ln, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
 		Certificates:     []tls.Certificate{testCA.issue(t, "localhost")},
-		CurvePreferences: []tls.CurveID{tls.X25519},
+		CurvePreferences: []tls.CurveID{tls.X25519, tls.CurveP256},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -98,10 +98,10 @@ func (r *relay) serve(conn net.Conn) {
 	leg.run(handle)
 }
 
-// slowly sends large messages through p, each over about half a second, until the
-// leg is over.
+// slowly sends large messages through p, each over about a second, until the leg is
+// over.
 func slowly(p *peer, done <-chan struct{}) {
-	ticker := time.NewTicker(25 * time.Millisecond)
+	ticker := time.NewTicker(50 * time.Millisecond)
 	defer ticker.Stop()
 	for {
 		select {
@@ -109,7 +109,7 @@ func slowly(p *peer, done <-chan struct{}) {
 			return
 		default:
 		}
-		if p.sendSlowly(100_000, 5, 20, ticker.C) != nil {
+		if p.sendSlowly(50_000, 5, 20, ticker.C) != nil {
 			return
 		}
 	}

@@ -25,7 +25,6 @@ func TestRestart(t *testing.T) {
 		"shared socket": true,  // both have the same, as systemd hands it out
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			const window = 5 * time.Second
 			dir, relay := writeCertificates(t), startRelay(t)
 			cfg := config{dir: dir, addr: reserve(t), upstream: relay.addr, window: window, servers: "protocols h1 h2"}
