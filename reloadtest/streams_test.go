@@ -118,8 +118,20 @@ func dialHTTP2(t testing.TB, addr string) *http2Conn {
 		t.Fatal(err)
 	}
 	go c.read()
-	t.Cleanup(func() { conn.Close(); <-c.done })
+	t.Cleanup(c.close)
 	return c
+}
+
+// close ends the connection, and read, which may be about to hand a frame to a stream
+// that nobody reads.
+func (c *http2Conn) close() {
+	c.Conn.Close()
+	c.mu.Lock()
+	for _, s := range c.streams {
+		s.PipeReader.Close()
+	}
+	c.mu.Unlock()
+	<-c.done
 }
 
 func (c *http2Conn) read() {
