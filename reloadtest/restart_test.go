@@ -44,7 +44,7 @@ func TestRestart(t *testing.T) {
 				<-c.opened
 			}
 
-			startProxyWith(t, files, dir, "b", cfg.addr, cfg.String())
+			next := startProxyWith(t, files, dir, "b", cfg.addr, cfg.String())
 			old.signal(syscall.SIGTERM)
 			if code := old.awaitExit(window + linger + patience); code != 0 {
 				t.Errorf("exit code %d", code)
@@ -61,6 +61,9 @@ func TestRestart(t *testing.T) {
 				}
 			}
 			visitors.stop()
+			cfg.version++
+			next.load(cfg.String()) // which can be reloaded like any other
+			sendAll(t, open(t, cfg.addr, 1, ""))
 			t.Logf("%d of %d clients returned; of %d visitors meanwhile %d were refused, %d turned away, %d dropped",
 				returned, len(clients), visitors.served.Load(), visitors.refused.Load(), visitors.turnedAway.Load(), visitors.dropped.Load())
 			if returned == 0 || visitors.served.Load() == 0 {
