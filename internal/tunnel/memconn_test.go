@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -14,7 +15,7 @@ import (
 // whoever waits in it waits durably. It can be closed for writing and reset.
 type memConn struct {
 	in, out *memPipe
-	reset   bool // by Close, for lack of linger
+	reset   atomic.Bool // by Close, for lack of linger
 }
 
 // memPair returns both ends of a connection that has room for size bytes each way.
@@ -33,7 +34,7 @@ func (c *memConn) CloseWrite() error {
 
 // Close sends what a socket would send: FIN, or RST after SetLinger(0).
 func (c *memConn) Close() error {
-	if c.reset {
+	if c.reset.Load() {
 		c.out.endWriting(syscall.ECONNRESET)
 		c.in.endReading(syscall.ECONNRESET)
 		return nil
@@ -44,7 +45,7 @@ func (c *memConn) Close() error {
 }
 
 func (c *memConn) SetLinger(seconds int) error {
-	c.reset = seconds == 0
+	c.reset.Store(seconds == 0)
 	return nil
 }
 

@@ -228,7 +228,7 @@ func TestRegistryConcurrently(t *testing.T) {
 				c.playBoth()
 				switch rand.N(4) {
 				case 0:
-					c.client.send(closing(1000))
+					c.client.sendClose()
 				case 1:
 					c.relay.CloseWrite()
 				case 2:

@@ -142,8 +142,8 @@ func (e *endpoint) sendRaw(p []byte) {
 	}
 }
 
-// play reads to the end, as a good peer: it answers a Close frame, behind which a
-// relay sends no more, and closes the connection when the stream has ended.
+// play reads to the end, as a good peer: it answers a Close frame and closes the
+// connection when the stream has ended.
 func (e *endpoint) play() {
 	go func() {
 		defer close(e.done)
@@ -156,7 +156,7 @@ func (e *endpoint) play() {
 			e.got = append(e.got, f)
 			if f.opcode == opClose {
 				e.closedAt = time.Now()
-				e.answerClose()
+				e.sendClose()
 			}
 		}
 		if !e.mute {
@@ -165,7 +165,8 @@ func (e *endpoint) play() {
 	}()
 }
 
-func (e *endpoint) answerClose() {
+// sendClose sends the one Close frame, behind which a relay sends no more.
+func (e *endpoint) sendClose() {
 	if e.mute {
 		return
 	}
