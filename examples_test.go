@@ -89,13 +89,84 @@ func provisionExample(t *testing.T, raw []byte) {
 	if config.StorageRaw == nil { // or authorities end up in the home directory
 		config.StorageRaw = json.RawMessage(fmt.Sprintf(`{"module": "file_system", "root": %q}`, scratch))
 	}
-	if config.Logging == nil {
-		newLogSink()
-		config.Logging = &caddy.Logging{Logs: map[string]*caddy.CustomLog{"default": {
-			BaseLog: caddy.BaseLog{WriterRaw: json.RawMessage(`{"output": "watchrtc_test"}`)},
-		}}}
-	}
+	logToSink(&config)
 	if err := caddy.Validate(&config); err != nil {
 		t.Error(err)
 	}
+}
+
+// logToSink has the default logger write where tests look, in the format it has.
+func logToSink(config *caddy.Config) {
+	newLogSink()
+	if config.Logging == nil {
+		config.Logging = &caddy.Logging{Logs: map[string]*caddy.CustomLog{"default": {}}}
+	}
+	config.Logging.Logs["default"].WriterRaw = json.RawMessage(`{"output": "watchrtc_test"}`)
+}
+
+// TestExamplesHideKeys has each example's logger write the error and the access of a
+// request that fails: Caddy logs its URL, with the SDK's key in it.
+func TestExamplesHideKeys(t *testing.T) {
+	const query = "?apiKey=secret-key&token=secret-token&room=shown"
+	for file, raw := range deployedExamples(t) {
+		t.Run(file, func(t *testing.T) {
+			var example caddy.Config
+			if err := json.Unmarshal(raw, &example); err != nil {
+				t.Fatal(err)
+			}
+			logToSink(&example)
+			p := startConfig(t, func(port int) []byte {
+				var config caddy.Config
+				dead := site{body: "log\nwatchrtc_proxy /websocket wss://127.0.0.1:1"}
+				if err := json.Unmarshal(adapt(t, dead.caddyfile(port)), &config); err != nil {
+					t.Fatal(err)
+				}
+				config.Logging = example.Logging
+				return marshal(t, config)
+			})
+			answer, err := p.httpClient(t).Get(p.url("/websocket/trace" + query))
+			if err != nil {
+				t.Fatal(err)
+			}
+			answer.Body.Close()
+			for _, logger := range []string{"http.log.error", "http.log.access"} {
+				line := p.logs.wait(testContext(t), t, 1, logger, "room=shown")[0]
+				if strings.Contains(line, "secret") {
+					t.Errorf("%s", line)
+				}
+			}
+		})
+	}
+}
+
+// deployedExamples are the configurations, as JSON, of the examples that are meant
+// to be deployed.
+func deployedExamples(t *testing.T) map[string][]byte {
+	t.Helper()
+	examples := make(map[string][]byte)
+	for _, pattern := range []string{"examples/*/*Caddyfile", "examples/*/*.json"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			switch {
+			case strings.Contains(file, "quickstart"):
+			case filepath.Ext(file) == ".json":
+				examples[file] = readExample(t, file)
+			default:
+				examples[file] = adaptExample(t, file)
+			}
+		}
+	}
+	return examples
+}
+
+func marshal(t *testing.T, v any) []byte {
+	t.Helper()
+	raw, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
 }
