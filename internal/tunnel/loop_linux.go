@@ -24,7 +24,7 @@ import (
 var loops = sync.OnceValue(func() []*loop {
 	ls := make([]*loop, max(1, runtime.GOMAXPROCS(0)-1))
 	for i := range ls {
-		ls[i] = &loop{socks: make(map[int]*sock)}
+		ls[i] = new(loop)
 	}
 	return ls
 })
@@ -39,9 +39,9 @@ type loop struct {
 	running bool
 	epoll   int // descriptors, while running
 	wake    int
-	tunnels int           // that have not ended; run goes on while there are any
-	socks   map[int]*sock // by descriptor
-	posted  []func()      // to be called by run
+	tunnels int      // that have not ended; run goes on while there are any
+	socks   []*sock  // by descriptor; nil where it is not one of this loop's
+	posted  []func() // to be called by run
 }
 
 // reserve counts one tunnel more, and starts the loop for the first. An error means
@@ -180,13 +180,16 @@ func (l *loop) giveRecord(r *record) {
 // watch enters s, so that its events are delivered.
 func (l *loop) watch(s *sock) {
 	l.mu.Lock()
+	defer l.mu.Unlock()
+	if missing := s.fd + 1 - len(l.socks); missing > 0 {
+		l.socks = append(l.socks, make([]*sock, missing)...)
+	}
 	l.socks[s.fd] = s
-	l.mu.Unlock()
 }
 
 // forget must come before the descriptor is closed, and perhaps used again.
 func (l *loop) forget(s *sock) {
 	l.mu.Lock()
-	delete(l.socks, s.fd)
+	l.socks[s.fd] = nil
 	l.mu.Unlock()
 }
