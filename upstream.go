@@ -88,7 +88,8 @@ func canonicalHost(u *url.URL, defaultPort string) (string, error) {
 	if name == "" {
 		return "", errors.New("it has no host")
 	}
-	if strings.ContainsAny(name, " \t%{}\"<>\\^`|*,;") {
+	unbracketed := strings.Contains(name, ":") && !strings.HasPrefix(u.Host, "[")
+	if unbracketed || strings.ContainsAny(name, " \t%{}\"<>\\^`|*,;") {
 		return "", errors.New("its host is not a host name")
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); port != "" && (err != nil || n == 0) {

@@ -60,6 +60,9 @@ func TestParseUpstreamErrors(t *testing.T) {
 		{"wss://relay.example:65536", "port"},
 		{"wss://a,b", "host name"},
 		{"wss://[fe80::1%25lo]", "host name"},
+		{"wss://::", "host name"},
+		{"wss://:::1", "host name"},
+		{"wss://fe80::1:443", "host name"},
 		{"wss://relay.example/a b", "escaped"},
 		{"wss://relay.example/a%2Fb/c d", "escaped"},
 		{"wss://user@relay.example", "user name"},
@@ -120,6 +123,7 @@ func FuzzParseUpstream(f *testing.F) {
 		"production", "staging", "wss://relay.example:8443/base", "https://[::1]:443/a%2Fb/",
 		"ws://relay.example//", "wss://user@relay.example", "wss://[fe80::1%25lo]:1/", "http://h/..;/%25",
 		"wss://relay.example:080", "wss://é.example/é", "wss://h/a b", "wss:opaque",
+		"ws://::",
 	} {
 		f.Add(seed)
 	}
