@@ -82,20 +82,25 @@ func (p *peer) read(handle func([]byte) error) (e end) {
 			f.payload = append(whole, f.payload...)
 			whole = nil
 		}
-		p.mu.Lock()
-		seq := p.got
-		p.mu.Unlock()
-		if e.err = checkMessage(f.payload, p.id, seq); e.err != nil {
+		if e.err = checkMessage(f.payload, p.id, p.received()); e.err != nil {
 			return e
 		}
-		if e.err = handle(f.payload); e.err != nil {
-			return e
-		}
+		// Counted before it is answered: whoever has the answer can rely on the count.
 		p.mu.Lock()
 		p.got++
 		p.more.Broadcast()
 		p.mu.Unlock()
+		if e.err = handle(f.payload); e.err != nil {
+			return e
+		}
 	}
+}
+
+// received returns how many messages have come.
+func (p *peer) received() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.got
 }
 
 // answerClose answers the Close frame f and waits for the end of the stream,

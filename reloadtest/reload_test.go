@@ -47,8 +47,8 @@ func TestReloads(t *testing.T) {
 	sendAll(t, peers) // and all that was sent before has come back, in order
 
 	for _, peer := range peers {
-		if leg := relay.leg(peer.id); leg.got != peer.got {
-			t.Errorf("tunnel %d: %d messages at the relay, %d at the client", peer.id, leg.got, peer.got)
+		if there, here := relay.leg(peer.id).received(), peer.received(); there != here {
+			t.Errorf("tunnel %d: %d messages at the relay, %d at the client", peer.id, there, here)
 		}
 	}
 	if n := p.count("tunnel closed"); n != 0 {
