@@ -1,7 +1,9 @@
 package watchrtcproxy
 
 import (
+	"bytes"
 	"net"
+	"net/http"
 	"runtime"
 	"strconv"
 	"testing"
@@ -101,6 +103,40 @@ func awaitCollected(t *testing.T, parts map[string]func() bool) {
 			}
 			<-ticker.C
 		}
+	}
+}
+
+// TestTunnelInEventLoop: whoever accepted the connection, on Linux an event loop
+// carries it, not goroutines of its own.
+func TestTunnelInEventLoop(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("there are no event loops here")
+	}
+	for name, test := range map[string]struct {
+		server, preamble string
+		plain            bool
+	}{
+		"TLS":                     {},
+		"plain":                   {plain: true},
+		"PROXY protocol":          {server: proxyProtocol, preamble: from("198.51.100.7")},
+		"PROXY protocol, omitted": {server: proxyProtocol},
+		"PROXY protocol, plain":   {server: proxyProtocol, preamble: from("198.51.100.7"), plain: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			relay := newRelay(t, nil)
+			s := mountOn(relay.URL, "")
+			s.server, s.plain = test.server, test.plain
+			p := start(t, s)
+			c := p.dial(t, test.preamble)
+			c.wantStatus(c.handshake("/websocket"), http.StatusSwitchingProtocols)
+			stacks := make([]byte, 1<<20)
+			stacks = stacks[:runtime.Stack(stacks, true)]
+			if bytes.Contains(stacks, []byte("tunnel.(*Tunnel).copyTo")) {
+				t.Error("goroutines carry the tunnel")
+			}
+			c.close()
+			p.closed(t)
+		})
 	}
 }
 

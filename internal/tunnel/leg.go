@@ -7,6 +7,8 @@ import (
 	"net"
 	"os"
 	"time"
+
+	"github.com/pires/go-proxyproto"
 )
 
 // Leg is one end of a tunnel: the connection or stream to the client, or the
@@ -93,7 +95,7 @@ func (l *connLeg) receive() (*buffer, int, error) {
 }
 
 func (l *connLeg) closeWrite() error {
-	if c, ok := l.Conn.(interface{ CloseWrite() error }); ok {
+	if c, ok := unproxied(l.Conn).(interface{ CloseWrite() error }); ok {
 		return c.CloseWrite()
 	}
 	return errors.ErrUnsupported
@@ -114,15 +116,26 @@ func (l *connLeg) end(how ending) {
 	}
 }
 
-// innermost unwraps TLS, so that closing sends no close_notify.
+// innermost unwraps TLS, so that closing sends no close_notify, and the PROXY
+// protocol.
 func innermost(conn net.Conn) net.Conn {
 	for {
 		c, ok := conn.(interface{ NetConn() net.Conn })
 		if !ok {
-			return conn
+			return unproxied(conn)
 		}
 		conn = c.NetConn()
 	}
+}
+
+// unproxied returns the connection over which a PROXY header came, or conn. Once it
+// has given out what it read together with the header, such a wrapper only passes
+// on.
+func unproxied(conn net.Conn) net.Conn {
+	if wrapper, ok := conn.(*proxyproto.Conn); ok {
+		return wrapper.Raw()
+	}
+	return conn
 }
 
 // bufferedSource holds a buffer while it waits: the plain way, for connections

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/pires/go-proxyproto"
 )
 
 // looped is a tunnel over real sockets, in an event loop, and the peers at its ends.
@@ -213,6 +215,70 @@ func TestLoopSendsPendingFirst(t *testing.T) {
 			t.Errorf("%q, %v; want %q", got, err, way.want)
 		}
 	}
+}
+
+// TestLoopUnderPROXYProtocol: what a listener's wrapper has read together with the
+// header comes first, and then the wrapper is out of the way.
+func TestLoopUnderPROXYProtocol(t *testing.T) {
+	for _, secure := range []bool{false, true} {
+		t.Run(map[bool]string{false: "tcp", true: "tls"}[secure], func(t *testing.T) {
+			raw, peer := tcpPair(t)
+			behind := &gathering{Conn: peer}
+			leg, client := raw, net.Conn(behind)
+			if secure {
+				leg, client = shakeHands(t, raw, behind)
+			}
+			behind.WriteString(proxyHeader)
+			behind.gathers = true
+			if _, err := client.Write([]byte("early ")); err != nil {
+				t.Fatal(err)
+			}
+			behind.gathers = false
+			if _, err := behind.WriteTo(peer); err != nil {
+				t.Fatal(err)
+			}
+			wrapper := proxyproto.NewConn(raw)
+			if wrapper.ProxyHeader() == nil {
+				t.Fatal("no PROXY header")
+			}
+			if secure {
+				*netConnOf(leg.(*tls.Conn)) = wrapper
+			} else {
+				leg = wrapper
+			}
+
+			r := newLoopRig(t)
+			relayLeg, relay := tcpPair(t)
+			tun := r.lease.Open(Info{}, ConnLeg(leg, nil, false), ConnLeg(relayLeg, nil, false), time.Hour)
+			if tun.looped == nil {
+				t.Fatal("the tunnel is in no event loop")
+			}
+			if _, err := client.Write([]byte("bird")); err != nil {
+				t.Fatal(err)
+			}
+			got := make([]byte, len("early bird"))
+			if _, err := io.ReadFull(relay, got); err != nil || string(got) != "early bird" {
+				t.Errorf("%q, %v", got, err)
+			}
+			transfer(t, relay, client, []byte("answer"))
+		})
+	}
+}
+
+// gathering keeps what is written, for WriteTo, while it gathers.
+type gathering struct {
+	net.Conn
+	bytes.Buffer
+	gathers bool
+}
+
+func (g *gathering) Read(p []byte) (int, error) { return g.Conn.Read(p) }
+
+func (g *gathering) Write(p []byte) (int, error) {
+	if g.gathers {
+		return g.Buffer.Write(p)
+	}
+	return g.Conn.Write(p)
 }
 
 func TestLoopHalfClose(t *testing.T) {

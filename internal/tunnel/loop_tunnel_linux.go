@@ -5,12 +5,13 @@ import (
 	"fmt"
 	"net"
 
+	"github.com/pires/go-proxyproto"
 	"golang.org/x/sys/unix"
 )
 
 // prepareLoop hands t's legs over to an event loop and returns what begins. It
 // returns nil, and leaves everything as it was, where the legs are not ones for a
-// loop: TCP with or without TLS, and nothing in between.
+// loop: TCP with or without TLS, and nothing in between but the PROXY protocol.
 func (t *Tunnel) prepareLoop() (begin func()) {
 	client, relay := newSock(t.client), newSock(t.relay)
 	if client == nil || relay == nil {
@@ -58,7 +59,7 @@ func newSock(leg Leg) *sock {
 		}
 		conn = tlsConn.NetConn()
 	}
-	tcpConn, ok := conn.(*net.TCPConn)
+	tcpConn, ok := unproxied(conn).(*net.TCPConn)
 	if !ok {
 		return nil
 	}
@@ -66,7 +67,21 @@ func newSock(leg Leg) *sock {
 	if err != nil {
 		return nil
 	}
-	return &sock{leg: l, tls: tlsConn, fd: fd}
+	s := &sock{leg: l, tls: tlsConn, fd: fd}
+	if proxied, ok := conn.(*proxyproto.Conn); ok {
+		s.rescue(Pending(proxied, proxied))
+	}
+	return s
+}
+
+// rescue puts bytes that the wrapper below the leg was still holding where the leg
+// finds them, with or without an event loop.
+func (s *sock) rescue(held []byte) {
+	if s.tls != nil {
+		rawInputOf(s.tls).Write(held)
+		return
+	}
+	s.leg.pending = append(s.leg.pending, held...)
 }
 
 // duplicate returns another descriptor of conn's socket. Go's own poller does not

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/pires/go-proxyproto"
 )
 
 // socketKind is one way in which a leg is connected to its peer.
@@ -27,6 +29,7 @@ var socketKinds = []socketKind{
 		leg, peer := tcpPair(t)
 		return wrapped{leg.(*net.TCPConn)}, peer
 	}},
+	{name: "tcp-proxied", connect: proxiedPair},
 	{name: "tls-server", tls: true, connect: func(t *testing.T) (net.Conn, net.Conn) {
 		leg, peer := tcpPair(t)
 		return shakeHands(t, leg, peer)
@@ -43,6 +46,10 @@ var socketKinds = []socketKind{
 	{name: "tls-wrapped", tls: true, connect: func(t *testing.T) (net.Conn, net.Conn) {
 		leg, peer := tcpPair(t)
 		return shakeHands(t, wrapped{leg.(*net.TCPConn)}, peer)
+	}},
+	{name: "tls-proxied", tls: true, connect: func(t *testing.T) (net.Conn, net.Conn) {
+		leg, peer := proxiedPair(t)
+		return shakeHands(t, leg, peer)
 	}},
 	{name: "tls-rearmed", tls: true, rearmed: true, connect: func(t *testing.T) (net.Conn, net.Conn) {
 		leg, peer := tcpPair(t)
@@ -97,6 +104,23 @@ func tcpPair(t *testing.T) (a, b net.Conn) {
 	}
 	t.Cleanup(func() { b.Close() })
 	return a, b
+}
+
+// proxyHeader is of the PROXY protocol, version 1.
+const proxyHeader = "PROXY TCP4 192.0.2.1 192.0.2.2 40000 443\r\n"
+
+// proxiedPair has had a PROXY header before all that the peer sends.
+func proxiedPair(t *testing.T) (leg, peer net.Conn) {
+	t.Helper()
+	leg, peer = tcpPair(t)
+	if _, err := peer.Write([]byte(proxyHeader)); err != nil {
+		t.Fatal(err)
+	}
+	wrapper := proxyproto.NewConn(leg)
+	if wrapper.ProxyHeader() == nil {
+		t.Fatal("no PROXY header")
+	}
+	return wrapper, peer
 }
 
 func shakeHands(t *testing.T, server, client net.Conn) (*tls.Conn, *tls.Conn) {
