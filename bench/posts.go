@@ -25,6 +25,9 @@ func (b *bench) posts(ctx context.Context, s *subject) (report.Sample, error) {
 			return err
 		})
 	})
+	if err == nil {
+		err = s.profiler.snapshot(ctx, "posts")
+	}
 	return report.Sample{Verified: len(trips), Values: map[string]float64{
 		report.Posts:   float64(len(trips)) / elapsed.Seconds(),
 		report.PostCPU: used.Seconds() * 1e6 / float64(len(trips)),
