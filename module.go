@@ -145,7 +145,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.handshaking, h.cancelHandshakes = context.WithCancelCause(context.Background())
-	h.lease = tunnels.Lease(h.upstream.String(), time.Duration(*h.DrainWindow))
+	h.lease = tunnels.Lease(h.upstream.name, time.Duration(*h.DrainWindow))
 	if server != nil {
 		server.RegisterOnShutdown(h.onShutdown)
 		server.RegisterConnContext(rememberConn)

@@ -55,7 +55,7 @@ func logger() *zap.Logger {
 // info describes r's tunnel without holding on to r.
 func (h *Handler) info(r *http.Request) tunnel.Info {
 	return tunnel.Info{
-		Upstream:  h.upstream.String(),
+		Upstream:  h.upstream.name,
 		ClientIP:  h.clientIP(r),
 		SessionID: sessionID(r.URL.RawQuery),
 	}

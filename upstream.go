@@ -31,6 +31,11 @@ type upstream struct {
 	tls  bool
 	host string // as in a URL: with a port unless it is the scheme's own
 	base string // base path, escaped; empty or beginning but not ending with a slash
+
+	// name is the canonical form: the same for each way to write the same relay. It
+	// names the upstream in logs, and decides which tunnels survive a reload. All
+	// tunnels share it.
+	name string
 }
 
 // parseUpstream reads a preset or URL that holds no placeholder.
@@ -63,6 +68,10 @@ func parseUpstream(s string) (*upstream, error) {
 		return nil, badUpstream(s, "its path holds characters that must be escaped")
 	}
 	up.base = strings.TrimRight(u.EscapedPath(), "/")
+	up.name = "ws://" + up.host + up.base
+	if up.tls {
+		up.name = "wss://" + up.host + up.base
+	}
 	return up, nil
 }
 
@@ -128,15 +137,6 @@ func (u *upstream) scheme() string {
 		return "https"
 	}
 	return "http"
-}
-
-// String is the canonical form: the same for each way to write the same relay.
-// It names the upstream in logs and decides which tunnels survive a reload.
-func (u *upstream) String() string {
-	if u.tls {
-		return "wss://" + u.host + u.base
-	}
-	return "ws://" + u.host + u.base
 }
 
 // checkUpstreams refuses what resolveUpstream will refuse, as far as that can be

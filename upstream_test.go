@@ -35,7 +35,7 @@ func TestParseUpstream(t *testing.T) {
 			t.Errorf("%s: %v", test.in, err)
 			continue
 		}
-		if got := up.String(); got != test.want {
+		if got := up.name; got != test.want {
 			t.Errorf("%s: got %s, want %s", test.in, got, test.want)
 		}
 	}
@@ -104,7 +104,7 @@ func TestResolveUpstream(t *testing.T) {
 	t.Setenv("WATCHRTC_TEST_RELAY", "relay.example")
 	t.Setenv("WATCHRTC_TEST_BAD", "ftp://relay.example")
 	up, err := resolveUpstream([]string{"wss://{env.WATCHRTC_TEST_RELAY}:8443/base"})
-	if err != nil || up.String() != "wss://relay.example:8443/base" {
+	if err != nil || up.name != "wss://relay.example:8443/base" {
 		t.Errorf("got %v, %v", up, err)
 	}
 	for placeholder, want := range map[string]string{
@@ -135,7 +135,7 @@ func FuzzParseUpstream(f *testing.F) {
 			}
 			return
 		}
-		canonical := up.String()
+		canonical := up.name
 		again, err := parseUpstream(canonical)
 		if err != nil {
 			t.Fatalf("%q: canonical form %q: %v", s, canonical, err)
