@@ -23,9 +23,12 @@ type bench struct {
 const (
 	// posters are the connections that post: enough to keep two cores busy.
 	posters = 32
-	// warmTunnels are opened and closed before the baseline is taken, so
-	// that what a proxy sets up once is not counted to its first tunnels.
+	// warmTunnels are opened and closed, warmRounds times, before the baseline is
+	// taken, so that what a proxy sets up once is not counted to its first tunnels.
+	// A Go program has to go through some collections before its heap has the size
+	// that it keeps.
 	warmTunnels = 32
+	warmRounds  = 10
 )
 
 // measure takes a sample of a fresh contestant in front of a fresh relay.
@@ -41,8 +44,10 @@ func (b *bench) measure(ctx context.Context, c contestant.Contestant, take func(
 	}
 	defer p.Stop()
 	s := &subject{p, relay, load.NewTarget(p.Addr, contestant.ProxyName, b.lab.Certs.Pool), newProfiler(b.profiles, c, p)}
-	if err := s.warmUp(ctx); err != nil {
-		return report.Sample{}, fmt.Errorf("warming up: %w", p.Explain(err))
+	for range warmRounds {
+		if err := s.warmUp(ctx); err != nil {
+			return report.Sample{}, fmt.Errorf("warming up: %w", p.Explain(err))
+		}
 	}
 	var sample report.Sample
 	others, err := s.others(func() (err error) {
@@ -74,7 +79,7 @@ func (s *subject) warmUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = tunnels.Send(ctx, pace, time.Second/2)
+	_, err = tunnels.Send(ctx, pace, time.Second/10)
 	return err
 }
 
