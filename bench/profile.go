@@ -47,8 +47,8 @@ func (p profiler) snapshot(ctx context.Context, phase string) error {
 		return nil
 	}
 	return errors.Join(
-		p.fetch(ctx, "/debug/vars", phase+"-vars.json"), // runtime.MemStats
-		p.fetch(ctx, "/debug/pprof/heap", phase+"-heap.pb.gz"),
+		p.fetch(ctx, "/debug/pprof/heap?gc=1", phase+"-heap.pb.gz"),
+		p.fetch(ctx, "/debug/vars", phase+"-vars.json"), // runtime.MemStats, without garbage
 		p.fetch(ctx, "/debug/pprof/goroutine", phase+"-goroutine.pb.gz"))
 }
 
