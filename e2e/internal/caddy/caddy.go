@@ -105,7 +105,8 @@ func (c *Caddy) Load(tb testing.TB, sites string) {
 	c.Do(tb, http.MethodPost, "/load", "text/caddyfile", c.Caddyfile(sites))
 }
 
-// Do sends a request to the admin API and returns the answer's body.
+// Do sends a request to the admin API and returns the answer's body. What changes
+// the configuration is over when it returns: nothing listens for the old one.
 func (c *Caddy) Do(tb testing.TB, method, path, contentType, body string) string {
 	tb.Helper()
 	req, err := http.NewRequestWithContext(tb.Context(), method, "http://"+c.Admin+path, strings.NewReader(body))
@@ -126,6 +127,9 @@ func (c *Caddy) Do(tb testing.TB, method, path, contentType, body string) string
 	}
 	if resp.StatusCode != http.StatusOK {
 		tb.Fatalf("%s %s: %s: %s", method, path, resp.Status, answer)
+	}
+	if method != http.MethodGet {
+		c.awaitReload(tb)
 	}
 	return string(bytes.TrimSpace(answer))
 }

@@ -51,8 +51,11 @@ func Start(tb testing.TB, name string, cmd *exec.Cmd) *Process {
 // end makes sure that nothing of the process group is left.
 func (p *Process) end() {
 	p.Stop()
-	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL) // usually nothing is left
+	_ = syscall.Kill(-p.Pid(), syscall.SIGKILL) // usually nothing is left
 }
+
+// Pid is the process's id.
+func (p *Process) Pid() int { return p.cmd.Process.Pid }
 
 // Signal sends sig to the process.
 func (p *Process) Signal(sig os.Signal) { _ = p.cmd.Process.Signal(sig) }
