@@ -21,6 +21,7 @@ type seen struct {
 func TestRelayDown(t *testing.T) { eachSDK(t, testRelayDown) }
 
 func testRelayDown(t *testing.T, sdk string) {
+	t.Parallel() // most of it is waiting for the SDK's next attempt
 	s := newScene(t, relay.Config{}, caddy.Config{})
 	down := caddy.FreeAddr(t)
 	s.proxy.Load(t, s.site("wss://"+down))
@@ -40,7 +41,7 @@ func testRelayDown(t *testing.T, sdk string) {
 	}
 
 	s.relay = relay.Start(t, s.ca, relay.Config{Addr: down})
-	page.Await(t, 2*patience, "connected()") // 1.38.3 tries every 30 s
+	page.Await(t, patience+oldRetry, "connected()")
 	if got := browser.Eval[seen](t, page, "post('"+s.url("https")+"/trace')"); got.Status != http.StatusOK {
 		t.Errorf("page code sees %+v, want status 200", got)
 	}

@@ -39,6 +39,27 @@ func TestReload(t *testing.T) {
 	})
 }
 
+// TestUpstreamReplaced has a reload drop the upstream of a session. The SDK comes
+// back by itself and is taken to the new one.
+func TestUpstreamReplaced(t *testing.T) {
+	eachSDK(t, func(t *testing.T, sdk string) {
+		s := newScene(t, relay.Config{}, caddy.Config{}, "drain_window 1s")
+		page := s.connect(t, browser.Start(t, browser.NoQUIC), sdk)
+		conn := s.conn(t, 0)
+
+		s.relay = relay.Start(t, s.ca, relay.Config{})
+		s.proxy.Load(t, s.site(s.relay.URL(), "drain_window 1s"))
+		page.Await(t, patience, "closes.some((c) => c.code === 1001 && c.wasClean)")
+		closed := time.Now()
+		page.Run(t, `watchRTC.addEvent({ name: "after-change", type: "global" })`)
+		s.awaitText(t, s.conn(t, 0), `"after-change"`)
+		t.Logf("back within %v", time.Since(closed))
+		if code, _ := conn.CloseCode(); code != 1001 {
+			t.Errorf("the old relay saw close code %d, want 1001", code)
+		}
+	})
+}
+
 // TestRestart stops the proxy and starts it again. The SDK comes back by itself.
 func TestRestart(t *testing.T) {
 	eachSDK(t, func(t *testing.T, sdk string) {

@@ -21,7 +21,11 @@ func (c *Caddy) awaitReload(tb testing.TB) {
 	tb.Helper()
 	deadline := time.Now().Add(reloadGrace)
 	for {
-		addr := sharedAddr(c.listening())
+		addrs := c.listening()
+		if len(addrs) == 0 {
+			tb.Fatal("/proc shows no listener of Caddy, not even that of its admin endpoint")
+		}
+		addr := sharedAddr(addrs)
 		if addr == "" {
 			return
 		}
