@@ -53,20 +53,6 @@ func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 	return h.NewRoute(matchers, handler), nil
 }
 
-// parseMount reads a matcher token as a mount point: /path, /path* and /path/*
-// mean the same. Any other matcher is none.
-func parseMount(token string) (mount string, ok bool) {
-	if !strings.HasPrefix(token, "/") {
-		return "", false
-	}
-	mount = strings.TrimSuffix(token, "*")
-	mount = strings.TrimRight(mount, "/")
-	if mount == "" {
-		return "", true
-	}
-	return mount, validMount(mount)
-}
-
 // options are the words of a block, in the order of the documentation.
 var options = []struct {
 	name  string

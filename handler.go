@@ -3,7 +3,6 @@ package watchrtcproxy
 import (
 	"context"
 	"net/http"
-	"net/url"
 	"strings"
 	"time"
 
@@ -24,55 +23,6 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return refuse(w, r, bad)
 	}
 	return h.serveWebSocket(w, r, path)
-}
-
-// escapedPath is u.EscapedPath, but what is escaped stays so also in a path with
-// bytes that should be and are not.
-func escapedPath(u *url.URL) string {
-	whole := u.EscapedPath()
-	if plain, err := url.PathUnescape(u.RawPath); u.RawPath == "" || err != nil || plain != u.Path {
-		return whole
-	}
-	if whole == u.RawPath {
-		return whole
-	}
-	var path strings.Builder
-	pieces := strings.Split(u.RawPath, "%")
-	path.WriteString((&url.URL{Path: pieces[0]}).EscapedPath())
-	for _, piece := range pieces[1:] {
-		path.WriteString("%" + piece[:2])
-		path.WriteString((&url.URL{Path: piece[2:]}).EscapedPath())
-	}
-	return path.String()
-}
-
-// cutMount returns the rest of an escaped path behind the mount, beginning with
-// one slash: the SDK makes two of it when its proxyUrl ends in one.
-func cutMount(escapedPath, mount string) (rest string, ok bool) {
-	rest, ok = cutEscaped(escapedPath, mount)
-	if !ok || rest != "" && rest[0] != '/' {
-		return "", false
-	}
-	return "/" + strings.TrimLeft(rest, "/"), true
-}
-
-// cutEscaped cuts the unescaped prefix off an escaped path. Like Caddy's path
-// matcher it does not tell upper from lower case.
-func cutEscaped(escapedPath, prefix string) (rest string, ok bool) {
-	if len(prefix) > len(escapedPath) {
-		return "", false
-	}
-	if strings.EqualFold(escapedPath[:len(prefix)], prefix) {
-		return escapedPath[len(prefix):], true
-	}
-	// The path may have escaped what it need not.
-	for i := len(prefix); i <= len(escapedPath); i++ {
-		head, err := url.PathUnescape(escapedPath[:i])
-		if err == nil && len(head) == len(prefix) {
-			return escapedPath[i:], strings.EqualFold(head, prefix)
-		}
-	}
-	return "", false
 }
 
 // outbound returns the request for the relay, without a body. ctx ends it.

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"encoding/json"
@@ -232,11 +231,6 @@ func (h *Handler) Cleanup() error {
 		h.lease.Release()
 	}
 	return nil
-}
-
-// validMount reports whether prefix can be a mount point.
-func validMount(prefix string) bool {
-	return strings.HasPrefix(prefix, "/") && !strings.HasSuffix(prefix, "/") && !strings.ContainsAny(prefix, "*?#{%")
 }
 
 // Interface guards
