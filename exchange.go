@@ -8,8 +8,9 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
-	"slices"
 	"sync"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/forward"
 )
 
 // serveExchange carries a plain HTTP request to the relay and its answer back,
@@ -23,7 +24,7 @@ func (h *Handler) serveExchange(w http.ResponseWriter, r *http.Request, path str
 	defer limit.endWith(ending.over)()
 	limit.pause()
 	informational := &informational{w: w}
-	setTransportVars(r, false)
+	h.setTransportVars(r, false)
 	out := h.outbound(withTrace(limit, informational), r, path)
 	setBody(out, w, r, h.MaxBodySize)
 	h.applyRequestOps(out)
@@ -72,7 +73,7 @@ func (i *informational) write(code int, fields textproto.MIMEHeader) error {
 	header := i.w.Header()
 	own := maps.Clone(header)
 	from := http.Header(fields)
-	strip(from, notToClient)
+	forward.StripResponse(from)
 	maps.Copy(header, from)
 	i.w.WriteHeader(code)
 	clear(header)
@@ -140,12 +141,11 @@ type clientError struct{ error }
 func (e clientError) Unwrap() error { return e.error }
 
 // allowedTrailer returns the announced fields that may go to the relay, without
-// values. X-Forwarded-* are said in the header or not at all.
+// values.
 func allowedTrailer(announced http.Header) http.Header {
 	allowed := make(http.Header)
 	for field := range announced {
-		forwarding := field == "Forwarded" || len(field) > 12 && field[:12] == "X-Forwarded-"
-		if !forwarding && !slices.Contains(notToRelay, field) {
+		if forward.RequestTrailer(field) {
 			allowed[field] = nil
 		}
 	}
@@ -157,7 +157,7 @@ func allowedTrailer(announced http.Header) http.Header {
 func writeAnswer(w http.ResponseWriter, answer *http.Response) error {
 	announced := len(answer.Trailer)
 	for field := range answer.Trailer {
-		if !slices.Contains(notToClient, field) {
+		if forward.ResponseTrailer(field) {
 			w.Header().Add("Trailer", field)
 		}
 	}
@@ -198,7 +198,7 @@ func writeTrailer(header, trailer http.Header, announced int) {
 		prefix = http.TrailerPrefix // the relay sent more than it announced
 	}
 	for field, values := range trailer {
-		if !slices.Contains(notToClient, field) {
+		if forward.ResponseTrailer(field) {
 			header[prefix+field] = values
 		}
 	}

@@ -164,25 +164,3 @@ func TestForwardedUnixSocket(t *testing.T) {
 		}
 	}
 }
-
-// TestPeerAddr has what no socket here can say: peers and elements with zones.
-func TestPeerAddr(t *testing.T) {
-	for in, want := range map[string]string{
-		"192.0.2.1":            "192.0.2.1",
-		"192.0.2.1:443":        "192.0.2.1",
-		"[2001:db8::1]:443":    "2001:db8::1",
-		"[2001:db8::1]":        "2001:db8::1",
-		"2001:db8::1":          "2001:db8::1",
-		"[fe80::1%eth0]:443":   "fe80::1",
-		"fe80::1%eth0":         "fe80::1",
-		"[::ffff:192.0.2.1]:1": "192.0.2.1",
-		"@":                    "invalid IP",
-		"":                     "invalid IP",
-		"unknown":              "invalid IP",
-		"relay.example:443":    "invalid IP",
-	} {
-		if got := peerAddr(in).String(); got != want {
-			t.Errorf("%q: got %s, want %s", in, got, want)
-		}
-	}
-}
