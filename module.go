@@ -195,7 +195,7 @@ func (h *Handler) logLoaded(log *zap.Logger, defaultUpstream bool) {
 		}
 	}
 	if 0 < h.MaxBodySize && h.MaxBodySize < leastMaxBodySize {
-		log.Warn("max_body_size is below 64KiB, which refuses requests that the SDK makes; in JSON it is in bytes",
+		log.Warn("max_body_size is below 64KiB, which refuses requests that the SDK may make; in JSON it is in bytes",
 			zap.Int64("max_body_size", h.MaxBodySize))
 	}
 }
