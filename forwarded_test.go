@@ -7,6 +7,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // from is a PROXY protocol header: the tests' way to be any peer.
@@ -160,6 +163,42 @@ func TestForwardedUnixSocket(t *testing.T) {
 			c.close()
 			wantField(t, kind, seen.Header, "X-Forwarded-For", test.want)
 		}
+	}
+}
+
+func init() { caddy.RegisterModule(renamePeer{}) }
+
+// renamePeer is a handler that sets the peer's address to something that is none, as
+// other people's modules may.
+type renamePeer struct{}
+
+func (renamePeer) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.watchrtc_test_rename_peer", New: func() caddy.Module { return new(renamePeer) }}
+}
+
+func (renamePeer) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	r.RemoteAddr = "load balancer"
+	return next.ServeHTTP(w, r)
+}
+
+// TestForwardedUnknownPeer has a peer whose address cannot be read. It is no unix
+// socket's, so it is not trusted.
+func TestForwardedUnknownPeer(t *testing.T) {
+	relay := newRelay(t, nil)
+	p := startJSON(t, `{"handler": "watchrtc_test_rename_peer"}, {
+		"handler": "watchrtc_proxy",
+		"upstreams": ["`+relay.URL+`"],
+		"drain_window": 0,
+		"transport": {"protocol": "http", "tls": {"ca": {"provider": "file", "pem_files": ["`+certFile+`"]}}}
+	}`)
+	for _, kind := range kinds {
+		c := p.dial(t, "")
+		c.ask(kind, "/", "X-Forwarded-For: 203.0.113.1", "X-Forwarded-Host: front.example", "Forwarded: for=203.0.113.1")
+		header := relay.next(t).Header
+		c.close()
+		wantField(t, kind, header, "X-Forwarded-For", "")
+		wantField(t, kind, header, "X-Forwarded-Host", "proxy.example")
+		wantField(t, kind, header, "Forwarded", "")
 	}
 }
 

@@ -255,6 +255,7 @@ func TestHeaderOptions(t *testing.T) {
 		header_up Authorization "Basic {http.request.header.X-Secret}"
 		header_up -Via
 		header_up +X-Site blue
+		header_up X-Request-Id {http.request.header.X-Request-Id}
 		header_up X-Rewritten ^a(.) b$1
 		header_up Host other.example
 		header_down Set-Cookie {http.watchrtc_proxy.header.Set-Cookie}
@@ -264,11 +265,11 @@ func TestHeaderOptions(t *testing.T) {
 		header_down +X-Site {http.watchrtc_proxy.header.X-Twice}`))
 	for _, kind := range kinds {
 		c := p.dial(t, "")
-		answer := c.ask(kind, "/websocket", "X-Secret: s", "Authorization: mine", "X-Rewritten: axe")
+		answer := c.ask(kind, "/websocket", "X-Secret: s", "X-Request-Id: 17", "Authorization: mine", "X-Rewritten: axe")
 		c.close()
 		seen := relay.next(t)
 		for field, want := range map[string]string{
-			"X-Forwarded-For": "192.0.2.1", "Authorization": "Basic s", "Via": "", "X-Site": "blue", "X-Rewritten": "bxe",
+			"X-Forwarded-For": "192.0.2.1", "Authorization": "Basic s", "Via": "", "X-Site": "blue", "X-Request-Id": "17", "X-Rewritten": "bxe",
 		} {
 			wantField(t, kind, seen.Header, field, want)
 		}

@@ -202,9 +202,12 @@ func TestLoadLog(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			p := test.start()
-			line := p.logs.wait(testContext(t), t, 1, `"http.handlers.watchrtc_proxy"`, `"level":"info"`, `"relaying"`)[0]
+			lines, _ := p.logs.matching(`"http.handlers.watchrtc_proxy"`, `"level":"info"`, `"relaying"`)
+			if len(lines) != 1 {
+				t.Fatalf("lines %q, want one", lines)
+			}
 			var fields map[string]any
-			if err := json.Unmarshal([]byte(line), &fields); err != nil {
+			if err := json.Unmarshal([]byte(lines[0]), &fields); err != nil {
 				t.Fatal(err)
 			}
 			for name, want := range test.want {
