@@ -26,7 +26,7 @@ func (h *Handler) serveExchange(w http.ResponseWriter, r *http.Request, path str
 	informational := &informational{w: w}
 	h.setTransportVars(r, false)
 	out := h.outbound(withTrace(limit, informational), r, path)
-	setBody(out, w, r, h.MaxBodySize)
+	h.setBody(out, w, r)
 	h.applyRequestOps(out)
 
 	answer, err := h.transports.roundTrip(out)
@@ -87,8 +87,8 @@ func (i *informational) stop() {
 	i.mu.Unlock()
 }
 
-// setBody gives out r's body and trailers, up to limit bytes.
-func setBody(out *http.Request, w http.ResponseWriter, r *http.Request, limit int64) {
+// setBody gives out r's body and trailers, up to max_body_size.
+func (h *Handler) setBody(out *http.Request, w http.ResponseWriter, r *http.Request) {
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
 		// Not nil: http.Transport sends a GET again when a kept connection has
 		// failed, unless it has a body. A request is never sent twice here.
@@ -98,12 +98,12 @@ func setBody(out *http.Request, w http.ResponseWriter, r *http.Request, limit in
 	out.ContentLength = r.ContentLength
 	body := &requestBody{ReadCloser: r.Body}
 	if r.ContentLength < 0 {
-		body.ReadCloser = http.MaxBytesReader(w, r.Body, limit)
+		body.ReadCloser = http.MaxBytesReader(w, r.Body, h.MaxBodySize)
 	}
 	out.Body = body
 	if len(r.Trailer) > 0 {
 		body.from = r
-		body.trailer = allowedTrailer(r.Trailer)
+		body.trailer = h.allowedTrailer(r.Trailer)
 		out.Trailer = body.trailer
 		out.ContentLength = -1 // trailers need chunks (RFC 9112, section 7.1.2)
 	}
@@ -142,10 +142,10 @@ func (e clientError) Unwrap() error { return e.error }
 
 // allowedTrailer returns the announced fields that may go to the relay, without
 // values.
-func allowedTrailer(announced http.Header) http.Header {
+func (h *Handler) allowedTrailer(announced http.Header) http.Header {
 	allowed := make(http.Header)
 	for field := range announced {
-		if forward.RequestTrailer(field) {
+		if h.rules.RequestTrailer(field) {
 			allowed[field] = nil
 		}
 	}

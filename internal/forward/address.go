@@ -44,7 +44,7 @@ func (rules *Rules) setForwarded(header http.Header, r *http.Request) {
 	}
 	for _, field := range []string{"X-Forwarded-Proto", "X-Forwarded-Host"} {
 		if said := r.Header[field]; len(said) > 0 && said[len(said)-1] != "" {
-			header[field] = said[len(said)-1:]
+			header[field] = []string{said[len(said)-1]}
 		}
 	}
 	// Forwarded may hold addresses in forms that cannot be masked with certainty.

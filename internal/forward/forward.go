@@ -5,6 +5,7 @@ package forward
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -73,9 +74,9 @@ func (rules *Rules) RequestHeader(r *http.Request) http.Header {
 }
 
 // RequestTrailer reports whether a trailer field may cross to the relay. What may
-// not cross in the header may not cross behind the body either.
-func RequestTrailer(field string) bool {
-	return httpguts.ValidTrailerHeader(field) && !toRelayTrailers.has(field)
+// not cross in the header may not cross after the body either.
+func (rules *Rules) RequestTrailer(field string) bool {
+	return httpguts.ValidTrailerHeader(field) && !toRelayTrailers.has(field) && !slices.Contains(rules.clientIPHeaders, field)
 }
 
 // ResponseHeader adds the fields of the relay's response that may cross to dst. They
