@@ -22,6 +22,7 @@ var (
 	errHandshakeTimeout = errors.New("the relay did not answer within handshake_timeout")
 	errDraining         = errors.New("the upstream is being drained")
 	errBodyTooLarge     = errors.New("the request's body exceeds max_body_size")
+	errLoop             = errors.New("the upstream leads back to this proxy")
 	errBadAnswer        = errors.New("the relay's 101 is no valid answer to the handshake")
 )
 

@@ -13,6 +13,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 	"github.com/dustin/go-humanize"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/forward"
 )
 
 const directive = "watchrtc_proxy"
@@ -23,7 +25,7 @@ func init() {
 }
 
 // parseDirective builds the route. A path matcher is the mount point: it matches
-// the path and what is below it, and is stripped.
+// the path and everything below it, and the handler strips it.
 func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
 	if !h.Next() {
 		return nil, h.ArgErr()
@@ -53,7 +55,7 @@ func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 	return h.NewRoute(matchers, handler), nil
 }
 
-// options are the words of a block, in the order of the documentation.
+// options are what a block may hold, in the order of the documentation.
 var options = []struct {
 	name  string
 	parse func(h *Handler, d *caddyfile.Dispenser) error
@@ -113,7 +115,7 @@ func (h *Handler) parseOption(d *caddyfile.Dispenser, given map[string]bool) err
 		given[name] = true
 		return option.parse(h, d)
 	}
-	return d.Errf("unknown option '%s' of %s; the options are %s", name, directive, strings.Join(names, ", "))
+	return d.Errf("unknown option %q of %s; %sthe options are %s", name, directive, didYouMean(name, names), strings.Join(names, ", "))
 }
 
 func (h *Handler) addUpstreams(d *caddyfile.Dispenser, upstreams []string) error {
@@ -137,11 +139,11 @@ func (h *Handler) parseTransport(d *caddyfile.Dispenser) error {
 		return missing(d, "transport", "want http")
 	}
 	if d.Val() != "http" {
-		return d.Errf("transport '%s' is not supported; the only one accepted is http", d.Val())
+		return d.Errf("transport %q is not supported; the only one accepted is http", d.Val())
 	}
 	if d.CountRemainingArgs() > 0 {
 		d.NextArg()
-		return d.Errf("transport http takes a block, but is given '%s'; want transport http { ... }", d.Val())
+		return d.Errf("transport http takes a block, but is given %q; want transport http { ... }", d.Val())
 	}
 	mod, err := caddyfile.UnmarshalModule(d, "http.reverse_proxy.transport.http")
 	if err != nil {
@@ -156,7 +158,7 @@ func (h *Handler) parseTrustedProxies(d *caddyfile.Dispenser) error {
 	if len(h.TrustedProxies) == 0 {
 		return missing(d, "trusted_proxies", "want private_ranges, IP addresses, or ranges such as 10.0.0.0/8")
 	}
-	if _, err := parseRanges(h.TrustedProxies); err != nil {
+	if _, err := forward.ParseRanges(h.TrustedProxies); err != nil {
 		return d.WrapErr(err)
 	}
 	return nil
@@ -165,7 +167,7 @@ func (h *Handler) parseTrustedProxies(d *caddyfile.Dispenser) error {
 func (h *Handler) parseMaskClientIP(d *caddyfile.Dispenser) error {
 	h.MaskClientIP = true
 	if d.NextArg() {
-		return d.Errf("mask_client_ip takes no argument, but is given '%s'", d.Val())
+		return d.Errf("mask_client_ip takes no argument, but is given %q", d.Val())
 	}
 	return nil
 }
@@ -203,7 +205,7 @@ func parseHeaderOp(d *caddyfile.Dispenser, ops *headers.HeaderOps) error {
 	case 3:
 		value, replacement = args[1], &args[2]
 		if err := checkRegexp(value); err != nil {
-			return d.Errf("%s %s '%s': %v; want a regular expression (RE2)", name, args[0], value, err)
+			return d.Errf("%s %s %q: %v; want a regular expression (RE2)", name, args[0], value, err)
 		}
 	default:
 		return d.Errf("%s has %d arguments; want [+|-]<field> [<value|regexp> [<replacement>]]", name, len(args))
@@ -214,8 +216,8 @@ func parseHeaderOp(d *caddyfile.Dispenser, ops *headers.HeaderOps) error {
 	return nil
 }
 
-// checkRegexp refuses what Provision will refuse, as far as that can be told
-// before placeholders are replaced.
+// checkRegexp reports, at parse time, errors in regular expressions without
+// placeholders.
 func checkRegexp(expr string) error {
 	if strings.Contains(expr, "{") {
 		return nil // a placeholder, or a repetition
@@ -232,7 +234,7 @@ func (h *Handler) parseMaxBodySize(d *caddyfile.Dispenser) error {
 	}
 	size, err := humanize.ParseBytes(word)
 	if err != nil || size == 0 || size > 1<<62 {
-		return d.Errf("max_body_size '%s': %s", word, form)
+		return d.Errf("max_body_size %q: %s", word, form)
 	}
 	h.MaxBodySize = int64(size)
 	return nil
@@ -256,7 +258,7 @@ func (h *Handler) parseDrainWindow(d *caddyfile.Dispenser) error {
 	return err
 }
 
-// durationArg reads the one argument of an option as a duration of at least low.
+// durationArg reads the only argument of an option as a duration of at least low.
 func durationArg(d *caddyfile.Dispenser, low time.Duration, form string) (time.Duration, error) {
 	name := d.Val()
 	word, err := oneArg(d, form)
@@ -265,12 +267,12 @@ func durationArg(d *caddyfile.Dispenser, low time.Duration, form string) (time.D
 	}
 	value, err := caddy.ParseDuration(word)
 	if err != nil || value < low {
-		return 0, d.Errf("%s '%s': %s", name, word, form)
+		return 0, d.Errf("%s %q: %s", name, word, form)
 	}
 	return value, nil
 }
 
-// oneArg reads the one argument of an option.
+// oneArg reads the only argument of an option.
 func oneArg(d *caddyfile.Dispenser, form string) (string, error) {
 	name := d.Val()
 	args := d.RemainingArgs()
@@ -280,7 +282,7 @@ func oneArg(d *caddyfile.Dispenser, form string) (string, error) {
 	case 1:
 		return args[0], nil
 	}
-	return "", d.Errf("%s takes one argument, but is also given '%s'; %s", name, args[1], form)
+	return "", d.Errf("%s takes one argument, but is also given %q; %s", name, args[1], form)
 }
 
 func missing(d *caddyfile.Dispenser, name, form string) error {

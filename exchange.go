@@ -8,8 +8,9 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
-	"slices"
 	"sync"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/forward"
 )
 
 // serveExchange carries a plain HTTP request to the relay and its answer back,
@@ -23,9 +24,9 @@ func (h *Handler) serveExchange(w http.ResponseWriter, r *http.Request, path str
 	defer limit.endWith(ending.over)()
 	limit.pause()
 	informational := &informational{w: w}
-	setTransportVars(r, false)
+	h.setTransportVars(r, false)
 	out := h.outbound(withTrace(limit, informational), r, path)
-	setBody(out, w, r, h.MaxBodySize)
+	h.setBody(out, w, r)
 	h.applyRequestOps(out)
 
 	answer, err := h.transports.roundTrip(out)
@@ -72,7 +73,7 @@ func (i *informational) write(code int, fields textproto.MIMEHeader) error {
 	header := i.w.Header()
 	own := maps.Clone(header)
 	from := http.Header(fields)
-	strip(from, notToClient)
+	forward.StripResponse(from)
 	maps.Copy(header, from)
 	i.w.WriteHeader(code)
 	clear(header)
@@ -86,8 +87,8 @@ func (i *informational) stop() {
 	i.mu.Unlock()
 }
 
-// setBody gives out r's body and trailers, up to limit bytes.
-func setBody(out *http.Request, w http.ResponseWriter, r *http.Request, limit int64) {
+// setBody gives out r's body and trailers, up to max_body_size.
+func (h *Handler) setBody(out *http.Request, w http.ResponseWriter, r *http.Request) {
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
 		// Not nil: http.Transport sends a GET again when a kept connection has
 		// failed, unless it has a body. A request is never sent twice here.
@@ -97,12 +98,12 @@ func setBody(out *http.Request, w http.ResponseWriter, r *http.Request, limit in
 	out.ContentLength = r.ContentLength
 	body := &requestBody{ReadCloser: r.Body}
 	if r.ContentLength < 0 {
-		body.ReadCloser = http.MaxBytesReader(w, r.Body, limit)
+		body.ReadCloser = http.MaxBytesReader(w, r.Body, h.MaxBodySize)
 	}
 	out.Body = body
 	if len(r.Trailer) > 0 {
 		body.from = r
-		body.trailer = allowedTrailer(r.Trailer)
+		body.trailer = h.allowedTrailer(r.Trailer)
 		out.Trailer = body.trailer
 		out.ContentLength = -1 // trailers need chunks (RFC 9112, section 7.1.2)
 	}
@@ -140,12 +141,11 @@ type clientError struct{ error }
 func (e clientError) Unwrap() error { return e.error }
 
 // allowedTrailer returns the announced fields that may go to the relay, without
-// values. X-Forwarded-* are said in the header or not at all.
-func allowedTrailer(announced http.Header) http.Header {
+// values.
+func (h *Handler) allowedTrailer(announced http.Header) http.Header {
 	allowed := make(http.Header)
 	for field := range announced {
-		forwarding := field == "Forwarded" || len(field) > 12 && field[:12] == "X-Forwarded-"
-		if !forwarding && !slices.Contains(notToRelay, field) {
+		if h.rules.RequestTrailer(field) {
 			allowed[field] = nil
 		}
 	}
@@ -157,7 +157,7 @@ func allowedTrailer(announced http.Header) http.Header {
 func writeAnswer(w http.ResponseWriter, answer *http.Response) error {
 	announced := len(answer.Trailer)
 	for field := range answer.Trailer {
-		if !slices.Contains(notToClient, field) {
+		if forward.ResponseTrailer(field) {
 			w.Header().Add("Trailer", field)
 		}
 	}
@@ -198,7 +198,7 @@ func writeTrailer(header, trailer http.Header, announced int) {
 		prefix = http.TrailerPrefix // the relay sent more than it announced
 	}
 	for field, values := range trailer {
-		if !slices.Contains(notToClient, field) {
+		if forward.ResponseTrailer(field) {
 			header[prefix+field] = values
 		}
 	}

@@ -7,6 +7,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // from is a PROXY protocol header: the tests' way to be any peer.
@@ -27,8 +30,8 @@ const proxyProtocol = `listener_wrappers {
 }
 `
 
-// TestForwarded shows whose X-Forwarded-* and Forwarded are believed, and what is
-// made of them.
+// TestForwarded shows whose X-Forwarded-* and Forwarded are trusted, and what
+// becomes of them.
 func TestForwarded(t *testing.T) {
 	said := []string{
 		"X-Forwarded-For: 203.0.113.1, 203.0.113.2:1234",
@@ -44,30 +47,30 @@ func TestForwarded(t *testing.T) {
 	for _, test := range []struct {
 		name, server, options string
 		peer                  string
-		believed              bool
+		trusted               bool
 		want                  string // X-Forwarded-For
 	}{
-		{name: "private peer, nothing set", peer: "10.1.2.3", believed: true, want: chain + "10.1.2.3"},
-		{name: "private IPv6 peer, nothing set", peer: "fd00::7", believed: true, want: chain + "fd00::7"},
-		{name: "loopback peer, nothing set", peer: "127.0.0.1", believed: true, want: chain + "127.0.0.1"},
+		{name: "private peer, nothing set", peer: "10.1.2.3", trusted: true, want: chain + "10.1.2.3"},
+		{name: "private IPv6 peer, nothing set", peer: "fd00::7", trusted: true, want: chain + "fd00::7"},
+		{name: "loopback peer, nothing set", peer: "127.0.0.1", trusted: true, want: chain + "127.0.0.1"},
 		{name: "public peer, nothing set", peer: "198.51.100.7", want: "198.51.100.7"},
 		{name: "public IPv6 peer, nothing set", peer: "2001:db8::77", want: "2001:db8::77"},
 		{name: "mapped IPv4 peer", peer: "::ffff:198.51.100.7", want: "198.51.100.7"},
 
-		{name: "handler's range", options: "trusted_proxies 198.51.100.0/24", peer: "198.51.100.7", believed: true, want: chain + "198.51.100.7"},
-		{name: "handler's IPv6 range", options: "trusted_proxies 2001:db8::/32", peer: "2001:db8::77", believed: true, want: chain + "2001:db8::77"},
-		{name: "handler's address", options: "trusted_proxies 198.51.100.7", peer: "198.51.100.7", believed: true, want: chain + "198.51.100.7"},
+		{name: "handler's range", options: "trusted_proxies 198.51.100.0/24", peer: "198.51.100.7", trusted: true, want: chain + "198.51.100.7"},
+		{name: "handler's IPv6 range", options: "trusted_proxies 2001:db8::/32", peer: "2001:db8::77", trusted: true, want: chain + "2001:db8::77"},
+		{name: "handler's address", options: "trusted_proxies 198.51.100.7", peer: "198.51.100.7", trusted: true, want: chain + "198.51.100.7"},
 		{name: "outside the handler's range", options: "trusted_proxies 198.51.100.0/24", peer: "10.1.2.3", want: "10.1.2.3"},
-		{name: "handler's private ranges", options: "trusted_proxies 198.51.100.0/24 private_ranges", peer: "10.1.2.3", believed: true, want: chain + "10.1.2.3"},
+		{name: "handler's private ranges", options: "trusted_proxies 198.51.100.0/24 private_ranges", peer: "10.1.2.3", trusted: true, want: chain + "10.1.2.3"},
 
-		{name: "server's range", server: "trusted_proxies static 198.51.100.0/24", peer: "198.51.100.7", believed: true, want: chain + "198.51.100.7"},
+		{name: "server's range", server: "trusted_proxies static 198.51.100.0/24", peer: "198.51.100.7", trusted: true, want: chain + "198.51.100.7"},
 		{name: "outside the server's range", server: "trusted_proxies static 198.51.100.0/24", peer: "10.1.2.3", want: "10.1.2.3"},
 		{name: "handler overrides server", server: "trusted_proxies static 198.51.100.0/24", options: "trusted_proxies 192.0.2.0/24",
 			peer: "198.51.100.7", want: "198.51.100.7"},
 		{name: "handler overrides server, the other way", server: "trusted_proxies static 198.51.100.0/24", options: "trusted_proxies 192.0.2.0/24",
-			peer: "192.0.2.9", believed: true, want: chain + "192.0.2.9"},
+			peer: "192.0.2.9", trusted: true, want: chain + "192.0.2.9"},
 
-		{name: "masked", options: "mask_client_ip", peer: "10.1.2.3", believed: true,
+		{name: "masked", options: "mask_client_ip", peer: "10.1.2.3", trusted: true,
 			want: "203.0.113.0, 203.0.113.0, 2001:db8::, unknown, fe80::, 10.1.2.0"},
 		{name: "masked IPv6 peer", options: "mask_client_ip", peer: "2001:db8:1:2:3:4:5:6", want: "2001:db8:1::"},
 		{name: "masked mapped IPv4 peer", options: "mask_client_ip", peer: "::ffff:198.51.100.7", want: "198.51.100.0"},
@@ -88,15 +91,13 @@ func TestForwarded(t *testing.T) {
 					"X-Forwarded-For":   test.want,
 					"X-Forwarded-Proto": "https",
 					"X-Forwarded-Host":  "proxy.example:8443",
-					"X-Real-Ip":         "203.0.113.1",
 				}
-				if test.believed {
+				if test.trusted {
 					want["X-Forwarded-Proto"], want["X-Forwarded-Host"] = "http", "front.example"
 					want["Forwarded"] = "for=203.0.113.1"
 				}
 				if masked {
 					delete(want, "Forwarded")
-					delete(want, "X-Real-Ip")
 				}
 				for _, field := range []string{"X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "Forwarded", "X-Real-Ip"} {
 					wantField(t, kind, seen.Header, field, want[field])
@@ -165,24 +166,92 @@ func TestForwardedUnixSocket(t *testing.T) {
 	}
 }
 
-// TestPeerAddr has what no socket here can say: peers and elements with zones.
-func TestPeerAddr(t *testing.T) {
-	for in, want := range map[string]string{
-		"192.0.2.1":            "192.0.2.1",
-		"192.0.2.1:443":        "192.0.2.1",
-		"[2001:db8::1]:443":    "2001:db8::1",
-		"[2001:db8::1]":        "2001:db8::1",
-		"2001:db8::1":          "2001:db8::1",
-		"[fe80::1%eth0]:443":   "fe80::1",
-		"fe80::1%eth0":         "fe80::1",
-		"[::ffff:192.0.2.1]:1": "192.0.2.1",
-		"@":                    "invalid IP",
-		"":                     "invalid IP",
-		"unknown":              "invalid IP",
-		"relay.example:443":    "invalid IP",
+func init() { caddy.RegisterModule(renamePeer{}) }
+
+// renamePeer is a handler that sets the peer's address to something that is none, as
+// other people's modules may.
+type renamePeer struct{}
+
+func (renamePeer) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.watchrtc_test_rename_peer", New: func() caddy.Module { return new(renamePeer) }}
+}
+
+func (renamePeer) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	r.RemoteAddr = "load balancer"
+	return next.ServeHTTP(w, r)
+}
+
+// TestForwardedUnknownPeer has a peer whose address cannot be read. It is no unix
+// socket's, so it is not trusted.
+func TestForwardedUnknownPeer(t *testing.T) {
+	relay := newRelay(t, nil)
+	p := startJSON(t, `{"handler": "watchrtc_test_rename_peer"}, {
+		"handler": "watchrtc_proxy",
+		"upstreams": ["`+relay.URL+`"],
+		"drain_window": 0,
+		"transport": {"protocol": "http", "tls": {"ca": {"provider": "file", "pem_files": ["`+certFile+`"]}}}
+	}`)
+	for _, kind := range kinds {
+		c := p.dial(t, "")
+		c.ask(kind, "/", "X-Forwarded-For: 203.0.113.1", "X-Forwarded-Host: front.example", "Forwarded: for=203.0.113.1")
+		header := relay.next(t).Header
+		c.close()
+		wantField(t, kind, header, "X-Forwarded-For", "")
+		wantField(t, kind, header, "X-Forwarded-Host", "proxy.example")
+		wantField(t, kind, header, "Forwarded", "")
+	}
+}
+
+// TestClientIPHeaders has load balancers that name the client in fields of their own:
+// where X-Forwarded-For has no address, theirs begins the chain.
+func TestClientIPHeaders(t *testing.T) {
+	const names = "client_ip_headers X-Edge-Client True-Client-IP X-Forwarded-For\n"
+	for _, test := range []struct {
+		name, server, options string
+		peer                  string
+		fields                []string
+		want, client          string
+	}{
+		{name: "the server trusts", server: "trusted_proxies static 198.51.100.0/24", peer: "198.51.100.7",
+			fields: []string{"X-Edge-Client: 203.0.113.9"}, want: "203.0.113.9, 198.51.100.7", client: "203.0.113.9"},
+		{name: "the server trusts, strictly", server: "trusted_proxies static 198.51.100.0/24\ntrusted_proxies_strict", peer: "198.51.100.7",
+			fields: []string{"X-Edge-Client: 1.2.3.4, 203.0.113.9"}, want: "203.0.113.9, 198.51.100.7", client: "203.0.113.9"},
+		{name: "the server trusts, no field", server: "trusted_proxies static 198.51.100.0/24", peer: "198.51.100.7",
+			want: "198.51.100.7", client: "198.51.100.7"},
+		{name: "the server does not trust", server: "trusted_proxies static 198.51.100.0/24", peer: "192.0.2.7",
+			fields: []string{"X-Edge-Client: 203.0.113.9"}, want: "192.0.2.7", client: "192.0.2.7"},
+		{name: "the handler trusts", options: "trusted_proxies 198.51.100.0/24", peer: "198.51.100.7",
+			fields: []string{"True-Client-IP: [2001:db8:1:2::3]:443"}, want: "2001:db8:1:2::3, 198.51.100.7", client: "2001:db8:1:2::3"},
+		{name: "the handler trusts, a list", options: "trusted_proxies 198.51.100.0/24", peer: "198.51.100.7",
+			fields: []string{"X-Edge-Client: 1.2.3.4, 203.0.113.9, 198.51.100.8"}, want: "203.0.113.9, 198.51.100.7", client: "203.0.113.9"},
+		{name: "the handler does not trust", options: "trusted_proxies 198.51.100.0/24", peer: "192.0.2.7",
+			fields: []string{"X-Edge-Client: 203.0.113.9"}, want: "192.0.2.7", client: "192.0.2.7"},
+		{name: "nothing set", peer: "10.1.2.3",
+			fields: []string{"X-Edge-Client: 203.0.113.9"}, want: "203.0.113.9, 10.1.2.3", client: "203.0.113.9"},
+		{name: "beside X-Forwarded-For", peer: "10.1.2.3",
+			fields: []string{"X-Edge-Client: 203.0.113.9", "X-Forwarded-For: 203.0.113.1"}, want: "203.0.113.1, 10.1.2.3", client: "203.0.113.1"},
+		{name: "beside X-Forwarded-For without an address", peer: "10.1.2.3",
+			fields: []string{"X-Edge-Client: 203.0.113.9", "X-Forwarded-For: unknown"}, want: "203.0.113.9, 10.1.2.3", client: "203.0.113.9"},
+		{name: "masked", options: "mask_client_ip", peer: "10.1.2.3",
+			fields: []string{"X-Edge-Client: 203.0.113.9"}, want: "203.0.113.0, 10.1.2.0", client: "203.0.113.0"},
 	} {
-		if got := peerAddr(in).String(); got != want {
-			t.Errorf("%q: got %s, want %s", in, got, want)
-		}
+		t.Run(test.name, func(t *testing.T) {
+			relay := newRelay(t, nil)
+			s := mountOn(relay.URL, test.options)
+			s.server = proxyProtocol + names + test.server
+			p := start(t, s)
+			for _, kind := range kinds {
+				c := p.dial(t, from(test.peer))
+				c.ask(kind, "/websocket", test.fields...)
+				seen := relay.next(t)
+				c.close()
+				wantField(t, kind, seen.Header, "X-Forwarded-For", test.want)
+				wantField(t, kind, seen.Header, "X-Edge-Client", "")
+				wantField(t, kind, seen.Header, "True-Client-Ip", "")
+			}
+			if got := p.closed(t)["client_ip"]; got != test.client {
+				t.Errorf("the log says client_ip %v, want %s", got, test.client)
+			}
+		})
 	}
 }

@@ -8,6 +8,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/forward"
 )
 
 // ServeHTTP carries r to the relay.
@@ -15,6 +17,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	path, ok := cutMount(escapedPath(r.URL), h.PathPrefix)
 	if !ok {
 		return next.ServeHTTP(w, r)
+	}
+	if forward.Looped(r) {
+		return refuse(w, r, &refusal{status: http.StatusLoopDetected, err: errLoop})
 	}
 	if !asksForUpgrade(r) {
 		return h.serveExchange(w, r, path)
@@ -31,7 +36,7 @@ func (h *Handler) outbound(ctx context.Context, r *http.Request, path string) *h
 		Method:     r.Method,
 		URL:        h.upstream.url(path, r.URL),
 		Host:       h.upstream.host,
-		Header:     h.requestHeader(r),
+		Header:     h.rules.RequestHeader(r),
 		Proto:      "HTTP/1.1",
 		ProtoMajor: 1,
 		ProtoMinor: 1,
@@ -53,14 +58,14 @@ const placeholderPrefix = "http.watchrtc_proxy.header."
 func (h *Handler) writeAnswerHeader(w http.ResponseWriter, r *http.Request, answer *http.Response) {
 	ops := h.Headers
 	if ops == nil || ops.Response == nil {
-		answerHeader(w.Header(), answer)
+		forward.ResponseHeader(w.Header(), answer)
 		return
 	}
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	for field, values := range answer.Header {
 		repl.Set(placeholderPrefix+field, strings.Join(values, ","))
 	}
-	answerHeader(w.Header(), answer)
+	forward.ResponseHeader(w.Header(), answer)
 	if ops.Response.Require == nil || ops.Response.Require.Match(answer.StatusCode, w.Header()) {
 		ops.Response.ApplyTo(w.Header(), repl)
 	}

@@ -61,7 +61,7 @@ func directiveFor(matcher, relay, options string) string {
 	if !strings.Contains(options, "drain_window") {
 		options += "\ndrain_window 0"
 	}
-	if !strings.Contains(options, "transport http") {
+	if !strings.Contains(options, "transport http") && !strings.HasPrefix(relay, "ws://") {
 		options += "\ntransport http {\ntls_trust_pool file {roots}\n}"
 	}
 	return fmt.Sprintf("watchrtc_proxy %s %s {\n%s\n}", matcher, relay, options)

@@ -2,8 +2,10 @@ package watchrtcproxy
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 )
@@ -74,7 +76,7 @@ func TestRequestHeader(t *testing.T) {
 func TestRequestHeaderAdditions(t *testing.T) {
 	relay := newRelay(t, nil)
 	p := start(t, mountOn(relay.URL, ""))
-	own := map[string]bool{"X-Forwarded-For": true, "X-Forwarded-Proto": true, "X-Forwarded-Host": true, "Via": true}
+	own := map[string]bool{"X-Forwarded-For": true, "X-Forwarded-Proto": true, "X-Forwarded-Host": true, "Via": true, "Cdn-Loop": true}
 	for _, kind := range kinds {
 		c := p.dial(t, "")
 		c.ask(kind, "/websocket")
@@ -253,6 +255,7 @@ func TestHeaderOptions(t *testing.T) {
 		header_up Authorization "Basic {http.request.header.X-Secret}"
 		header_up -Via
 		header_up +X-Site blue
+		header_up X-Request-Id {http.request.header.X-Request-Id}
 		header_up X-Rewritten ^a(.) b$1
 		header_up Host other.example
 		header_down Set-Cookie {http.watchrtc_proxy.header.Set-Cookie}
@@ -262,11 +265,11 @@ func TestHeaderOptions(t *testing.T) {
 		header_down +X-Site {http.watchrtc_proxy.header.X-Twice}`))
 	for _, kind := range kinds {
 		c := p.dial(t, "")
-		answer := c.ask(kind, "/websocket", "X-Secret: s", "Authorization: mine", "X-Rewritten: axe")
+		answer := c.ask(kind, "/websocket", "X-Secret: s", "X-Request-Id: 17", "Authorization: mine", "X-Rewritten: axe")
 		c.close()
 		seen := relay.next(t)
 		for field, want := range map[string]string{
-			"X-Forwarded-For": "192.0.2.1", "Authorization": "Basic s", "Via": "", "X-Site": "blue", "X-Rewritten": "bxe",
+			"X-Forwarded-For": "192.0.2.1", "Authorization": "Basic s", "Via": "", "X-Site": "blue", "X-Request-Id": "17", "X-Rewritten": "bxe",
 		} {
 			wantField(t, kind, seen.Header, field, want)
 		}
@@ -282,6 +285,214 @@ func TestHeaderOptions(t *testing.T) {
 			wantField(t, kind, answer.Header, field, want)
 		}
 		wantField(t, kind, answer.Header, "Set-Cookie", "relay=1") // undone
+	}
+}
+
+// documented returns the names in a table of docs/headers.md, in which * stands for
+// any ending, as fields.
+func documented(t *testing.T, table string) []string {
+	t.Helper()
+	page, err := os.ReadFile("docs/headers.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rows, ok := strings.Cut(string(page), table)
+	if !ok {
+		t.Fatalf("no table %q", table)
+	}
+	rows, _, _ = strings.Cut(rows, "\n\n")
+	var fields []string
+	for _, row := range strings.Split(rows, "\n")[2:] {
+		for i, word := range strings.Split(strings.Split(row, "|")[1], "`") {
+			if i%2 == 1 {
+				fields = append(fields, strings.Replace(word, "*", "Probe", 1))
+			}
+		}
+	}
+	return fields
+}
+
+// TestNeverForwarded sends every field that must not reach the relay, in headers, in
+// three spellings, and in trailers.
+func TestNeverForwarded(t *testing.T) {
+	trailers := documented(t, "| never forwarded |")
+	var fields, lines []string
+	for _, field := range trailers {
+		fields = append(fields, field, strings.ToUpper(field), strings.ReplaceAll(field, "-", "_"))
+	}
+	for _, field := range fields {
+		lines = append(lines, field+": 203.0.113.77")
+	}
+	for _, options := range []string{"", "mask_client_ip"} {
+		relay := newRelay(t, nil)
+		s := mountOn(relay.URL, options)
+		s.server = proxyProtocol
+		p := start(t, s)
+		for peer, trusted := range map[string]bool{"10.1.2.3": true, "198.51.100.7": false} {
+			for _, kind := range kinds {
+				c := p.dial(t, from(peer))
+				c.ask(kind, "/websocket", lines...)
+				wantNone(t, kind, options, trusted, fields, relay.next(t).Header)
+				c.close()
+			}
+			c := p.dial(t, from(peer))
+			c.request("POST", "/websocket/trace", "Transfer-Encoding: chunked", "Trailer: X-Checksum, "+strings.Join(trailers, ", "))
+			c.write("2\r\n{}\r\n0\r\nX-Checksum: 1\r\n")
+			for _, field := range trailers {
+				c.write(field + ": 203.0.113.77\r\n")
+			}
+			c.write("\r\n")
+			c.wantStatus(c.answer("POST"), http.StatusOK)
+			seen := relay.next(t)
+			c.close()
+			wantField(t, "trailer", seen.Trailer, "X-Checksum", "1")
+			for field := range seen.Trailer {
+				if field != "X-Checksum" {
+					t.Errorf("%s (%s): the trailer %s crosses", peer, options, field)
+				}
+			}
+		}
+	}
+}
+
+// wantNone looks for fields that must not have crossed. Three of X-Forwarded-* are
+// written anew, and Forwarded crosses from a trusted peer unless masked.
+func wantNone(t *testing.T, kind, options string, trusted bool, fields []string, header http.Header) {
+	t.Helper()
+	for _, field := range fields {
+		kept := strings.EqualFold(field, "Forwarded") && trusted && options == ""
+		if _, ok := header[http.CanonicalHeaderKey(field)]; ok && !kept {
+			t.Errorf("%s (trusted: %v, %s): %s crosses", kind, trusted, options, field)
+		}
+	}
+	for field, values := range header {
+		if leaked := strings.Join(values, " "); strings.Contains(leaked, "203.0.113.77") && (field != "Forwarded" || !trusted || options != "") {
+			t.Errorf("%s (trusted: %v, %s): %s: %s crosses", kind, trusted, options, field, leaked)
+		}
+	}
+}
+
+// TestNeverPassedBack has a relay that sends every field that must not reach the
+// browser: with a 101, in place of one, with a success, ahead of it and after it.
+func TestNeverPassedBack(t *testing.T) {
+	fields := documented(t, "| never passed back |")
+	set := func(header http.Header, prefix string) {
+		for _, field := range fields {
+			header[prefix+http.CanonicalHeaderKey(field)] = []string{"relay"}
+		}
+	}
+	relay := newRelay(t, func(w http.ResponseWriter, r *http.Request) {
+		set(w.Header(), "")
+		switch r.URL.Path {
+		case "/refuse":
+			w.WriteHeader(http.StatusForbidden)
+		case "/trace":
+			w.Header()["Link"] = []string{"</x>; rel=preload"}
+			w.WriteHeader(http.StatusEarlyHints)
+			io.WriteString(w, "response")
+			http.NewResponseController(w).Flush()
+			set(w.Header(), http.TrailerPrefix)
+			w.Header()[http.TrailerPrefix+"X-Checksum"] = []string{"1"}
+		default:
+			accept101(t, w, r, "Upgrade")
+		}
+	})
+	p := start(t, site{server: "protocols h1 h2", body: directiveFor("/websocket", relay.URL, "")}) // no Alt-Svc of Caddy's
+	want := func(what string, header http.Header) {
+		t.Helper()
+		for _, field := range fields {
+			wantField(t, what, header, http.CanonicalHeaderKey(field), "")
+		}
+	}
+	c := p.dial(t, "")
+	want("101", c.ask("WebSocket", "/websocket").Header)
+	c.close()
+	c = p.dial(t, "")
+	want("403", c.handshake("/websocket/refuse").Header)
+	c.close()
+	c = p.dial(t, "")
+	c.request("POST", "/websocket/trace", "Content-Length: 0")
+	early := c.answer("POST")
+	c.wantStatus(early, http.StatusEarlyHints)
+	want("103", early.Header)
+	response := c.answer("POST")
+	c.wantStatus(response, http.StatusOK)
+	want("200", response.Header)
+	if _, err := io.Copy(io.Discard, response.Body); err != nil {
+		t.Fatal(err)
+	}
+	want("trailer", response.Trailer)
+	wantField(t, "trailer", response.Trailer, "X-Checksum", "1")
+}
+
+// TestReferer shows that the relay learns which site its client is on, not which
+// page.
+func TestReferer(t *testing.T) {
+	relay := newRelay(t, nil)
+	p := start(t, mountOn(relay.URL, ""))
+	for _, kind := range kinds {
+		c := p.dial(t, "")
+		c.ask(kind, "/websocket", "Referer: https://app.example/rooms/17?invite=secret")
+		wantField(t, kind, relay.next(t).Header, "Referer", "https://app.example/")
+		c.close()
+	}
+}
+
+// TestLoop has an upstream that leads back to the proxy.
+func TestLoop(t *testing.T) {
+	p := startConfig(t, func(port int) []byte {
+		return adapt(t, mountOn(fmt.Sprintf("wss://localhost:%d/websocket", port), "").caddyfile(port))
+	})
+	for _, kind := range kinds {
+		c := p.dial(t, "")
+		answer := c.try(kind, "/websocket", "Origin: https://page.example")
+		c.wantStatus(answer, http.StatusLoopDetected)
+		wantField(t, kind, answer.Header, "Access-Control-Allow-Origin", "https://page.example")
+		c.close()
+	}
+}
+
+// TestCDNLoop shows that the relay can tell the proxies which a request has been
+// through, and that another's mark is no loop.
+func TestCDNLoop(t *testing.T) {
+	relay := newRelay(t, nil)
+	p := start(t, mountOn(relay.URL, ""))
+	for _, kind := range kinds {
+		c := p.dial(t, "")
+		c.ask(kind, "/websocket", "CDN-Loop: edge.example; v=1")
+		lines := relay.next(t).Header["Cdn-Loop"]
+		c.close()
+		if len(lines) != 2 || lines[0] != "edge.example; v=1" || !strings.HasPrefix(lines[1], "watchrtc-proxy-") {
+			t.Errorf("%s: CDN-Loop %q", kind, lines)
+		}
+	}
+}
+
+// TestSiteHeaders has a site that sets fields which the relay sends too: none comes
+// twice.
+func TestSiteHeaders(t *testing.T) {
+	for _, test := range []struct{ name, header, origin string }{
+		{"before", "header {\nAccess-Control-Allow-Origin *\nVary Accept-Language\nX-Site 1\n}", "https://page.example"},
+		{"deferred", "header {\nAccess-Control-Allow-Origin *\nX-Site 1\ndefer\n}\nheader Vary Accept-Language", "*"},
+	} {
+		relay := newRelay(t, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Access-Control-Allow-Origin", "https://page.example")
+			w.Header().Set("Vary", "Origin")
+			if r.Method == "GET" {
+				accept101(t, w, r, "Upgrade")
+			}
+		})
+		s := mountOn(relay.URL, "")
+		s.body += "\n" + test.header
+		p := start(t, s)
+		for _, kind := range kinds {
+			c := p.dial(t, "")
+			header := c.ask(kind, "/websocket", "Origin: https://page.example").Header
+			c.close()
+			wantField(t, test.name+" "+kind, header, "Access-Control-Allow-Origin", test.origin)
+			wantField(t, test.name+" "+kind, header, "X-Site", "1")
+			wantLines(t, test.name+" "+kind, header, "Vary", "Accept-Language", "Origin")
+		}
 	}
 }
 

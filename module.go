@@ -4,18 +4,21 @@
 package watchrtcproxy
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
-
-	"encoding/json"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"go.uber.org/zap"
 
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/forward"
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/tunnel"
 )
 
@@ -29,6 +32,14 @@ const (
 	defaultMaxBodySize      = 16 << 20
 )
 
+// Values below these can only be mistakes, such as a unit that is missing.
+const (
+	leastIdleTimeout      = 30 * time.Second
+	leastHandshakeTimeout = 100 * time.Millisecond
+	leastDrainWindow      = time.Millisecond
+	leastMaxBodySize      = 64 << 10
+)
+
 func init() {
 	caddy.RegisterModule(Handler{})
 }
@@ -37,9 +48,10 @@ func init() {
 // and HTTP/3) and the HTTPS requests that the SDK falls back to.
 //
 // The relay sees the clients' addresses in X-Forwarded-For, and none of the
-// operator's cookies or credentials; the browser gets none of the relay's cookies
-// or site-wide policies. The relay answers first: a client gets its 101 only after
-// the relay's, and every other answer of the relay as it is.
+// operator's cookies, credentials or tracing; the browser gets none of the relay's
+// cookies or site-wide policies. The relay answers first: a client gets its 101 only
+// after the relay's, and every other response of the relay as it is. A request that
+// has been through this process already gets 508.
 //
 // Established WebSockets belong to the process, not to the configuration. They
 // survive reloads as long as some configuration names their upstream.
@@ -65,48 +77,52 @@ type Handler struct {
 	TransportRaw json.RawMessage `json:"transport,omitempty" caddy:"namespace=http.reverse_proxy.transport inline_key=protocol"`
 
 	// Addresses and CIDR ranges of peers whose X-Forwarded-For,
-	// X-Forwarded-Proto, X-Forwarded-Host and Forwarded are believed;
+	// X-Forwarded-Proto, X-Forwarded-Host and Forwarded are trusted;
 	// `private_ranges` stands for all private and loopback ranges. Default: what
 	// the server's `trusted_proxies` says, and where that says nothing,
-	// `private_ranges`.
+	// `private_ranges` and unix sockets.
 	TrustedProxies []string `json:"trusted_proxies,omitempty"`
 
 	// Whether to cut client addresses to their network before they leave: each
-	// address of the outgoing X-Forwarded-For, and those in this module's logs,
-	// keeps its first 24 bits (IPv4) or 48 bits (IPv6). Forwarded and X-Real-IP
-	// are not sent at all then. Default: false.
+	// address in the outgoing X-Forwarded-For, in the transport's PROXY protocol
+	// header and in this module's logs keeps its first 24 bits (IPv4) or 48 bits
+	// (IPv6). Forwarded is not sent at all then. Default: false.
 	MaskClientIP bool `json:"mask_client_ip,omitempty"`
 
 	// Changes to the headers of requests (toward the relay) and responses (toward
 	// the client), as in Caddy's `headers` handler. They come after this module's
 	// own rules and can undo them. `{http.watchrtc_proxy.header.*}` holds the
-	// fields of the relay's answer.
+	// fields of the relay's response.
 	Headers *headers.Handler `json:"headers,omitempty"`
 
-	// The largest request body that is forwarded, in bytes. A larger one is
-	// answered with 413. It does not bound WebSocket messages. Default: 16777216
-	// (16 MiB), which is also what 0 means.
+	// The largest request body that is forwarded, in bytes. A larger one gets
+	// 413. It does not bound WebSocket messages. Less than 65536 (64 KiB) is taken
+	// with a warning: the SDK's requests may be larger. Default: 16777216 (16 MiB),
+	// which is also what 0 means.
 	MaxBodySize int64 `json:"max_body_size,omitempty"`
 
-	// How long the relay may take to answer: from the beginning of a WebSocket's
+	// How long the relay may take to respond: from the beginning of a WebSocket's
 	// handshake to the relay's 101, and for other requests to connect, and again
-	// from the end of the request to the head of the answer. Then the client gets
-	// 504. Default: 10s, which is also what 0 means; it should stay below the 15 s
-	// after which the SDK gives up.
+	// from the end of the request to the head of the response. Then the client gets
+	// 504. A bare number is in nanoseconds. Default: 10s, which is also what 0 means;
+	// it should stay below the 15 s after which the SDK gives up.
 	HandshakeTimeout caddy.Duration `json:"handshake_timeout,omitempty"`
 
 	// How long a WebSocket may carry no byte in either direction before it is
-	// closed, with a Close frame 1001 each way. 0 means forever. Default: 10m.
+	// closed, with a Close frame 1001 each way. A bare number is in nanoseconds.
+	// Less than 30s is taken with a warning: silence of that length is normal.
+	// 0 means forever. Default: 10m.
 	IdleTimeout *caddy.Duration `json:"idle_timeout,omitempty"`
 
 	// Over how long a time WebSockets are closed one after another when their
 	// upstream has left the configuration or the process stops, so that their
 	// clients do not come back all at once. Each gets a Close frame 1001 and up to
-	// 5 s to answer it. 0 closes all at once. Default: 20s.
+	// 5 s to answer it. A bare number is in nanoseconds. 0 closes all at once.
+	// Default: 20s.
 	DrainWindow *caddy.Duration `json:"drain_window,omitempty"`
 
 	upstream *upstream
-	trust    trust
+	rules    *forward.Rules
 
 	transports transports
 
@@ -128,13 +144,14 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 
 // Provision sets defaults, resolves the upstream and prepares the transport.
 func (h *Handler) Provision(ctx caddy.Context) error {
+	defaultUpstream := len(h.Upstreams) == 0
 	h.setDefaults()
 	var err error
 	if h.upstream, err = resolveUpstream(h.Upstreams); err != nil {
 		return err
 	}
 	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	if h.trust, err = newTrust(h.TrustedProxies, server); err != nil {
+	if h.rules, err = forward.New(h.TrustedProxies, h.MaskClientIP, server); err != nil {
 		return err
 	}
 	if err := h.provisionTransport(ctx); err != nil {
@@ -149,7 +166,38 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		server.RegisterOnShutdown(h.onShutdown)
 		server.RegisterConnContext(rememberConn)
 	}
+	h.logLoaded(ctx.Logger(), defaultUpstream)
 	return nil
+}
+
+// logLoaded says what was loaded, and warns of values that can only be mistakes. A
+// variable that is not set, as in `watchrtc_proxy /websocket {$RELAY}`, leaves no
+// trace but the default upstream.
+func (h *Handler) logLoaded(log *zap.Logger, defaultUpstream bool) {
+	log.Info("relaying",
+		zap.String("mount", cmp.Or(h.PathPrefix, "/")),
+		zap.String("upstream", h.upstream.name),
+		zap.Bool("default_upstream", defaultUpstream))
+
+	const unit = "in JSON a duration without a unit is in nanoseconds"
+	for _, option := range []struct {
+		name            string
+		value, sensible time.Duration
+		consequence     string
+	}{
+		{"idle_timeout", time.Duration(*h.IdleTimeout), leastIdleTimeout, "closes WebSockets that are merely silent"},
+		{"handshake_timeout", h.handshakeTimeout(), leastHandshakeTimeout, "leaves a relay on the Internet no time to respond"},
+		{"drain_window", time.Duration(*h.DrainWindow), leastDrainWindow, "closes all WebSockets at once"},
+	} {
+		if 0 < option.value && option.value < option.sensible {
+			log.Warn(fmt.Sprintf("%s is below %s, which %s; %s", option.name, option.sensible, option.consequence, unit),
+				zap.String(option.name, option.value.String()))
+		}
+	}
+	if 0 < h.MaxBodySize && h.MaxBodySize < leastMaxBodySize {
+		log.Warn("max_body_size is below 64KiB, which refuses requests that the SDK may make; in JSON it is in bytes",
+			zap.Int64("max_body_size", h.MaxBodySize))
+	}
 }
 
 func (h *Handler) setDefaults() {
@@ -173,7 +221,7 @@ func orDefault(d *caddy.Duration, value time.Duration) *caddy.Duration {
 	return d
 }
 
-// provisionTransport loads Caddy's transport and derives what is made of it.
+// provisionTransport loads Caddy's transport and derives the ways to the relay from it.
 func (h *Handler) provisionTransport(ctx caddy.Context) error {
 	if len(h.TransportRaw) == 0 {
 		h.TransportRaw = json.RawMessage(`{"protocol":"http"}`)
@@ -185,6 +233,10 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 	transport, ok := mod.(*reverseproxy.HTTPTransport)
 	if !ok {
 		return fmt.Errorf("transport %T is not supported; the only one accepted is http", mod)
+	}
+	if transport.TLS != nil && !h.upstream.tls {
+		return fmt.Errorf("upstream %q: its scheme means plain text, but the transport has TLS options; want %q, or a transport without them",
+			h.upstream.name, "wss"+strings.TrimPrefix(h.upstream.name, "ws"))
 	}
 	h.transports = newTransports(transport, h.upstream, h.handshakeTimeout())
 	return nil
@@ -200,7 +252,7 @@ func (h *Handler) provisionHeaders(ctx caddy.Context) error {
 	return nil
 }
 
-// Validate checks what no default can mend.
+// Validate rejects values that have no sensible default.
 func (h *Handler) Validate() error {
 	for _, check := range []struct {
 		bad bool
@@ -223,8 +275,8 @@ func (h *Handler) Validate() error {
 	return nil
 }
 
-// Cleanup gives the upstream back; if no other configuration uses it, its tunnels
-// are drained.
+// Cleanup releases the upstream. If no other configuration uses it, its tunnels are
+// drained.
 func (h *Handler) Cleanup() error {
 	h.transports.close()
 	if h.lease != nil {

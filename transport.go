@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"net"
 	"net/http"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -174,12 +173,8 @@ const (
 
 // setTransportVars tells the transport what its proxy_protocol and its own TLS
 // dialer need to know.
-func setTransportVars(r *http.Request, http1Only bool) {
-	ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
-	addr, err := netip.ParseAddrPort(r.RemoteAddr)
-	if client := peerAddr(ip); client.IsValid() && (err != nil || client != addr.Addr()) {
-		addr = netip.AddrPortFrom(client, 0)
-	}
-	caddyhttp.SetVar(r.Context(), varProxyProtocol, reverseproxy.ProxyProtocolInfo{AddrPort: addr})
+func (h *Handler) setTransportVars(r *http.Request, http1Only bool) {
+	client := reverseproxy.ProxyProtocolInfo{AddrPort: h.rules.ClientAddrPort(r)}
+	caddyhttp.SetVar(r.Context(), varProxyProtocol, client)
 	caddyhttp.SetVar(r.Context(), varHTTP1Only, http1Only)
 }

@@ -6,10 +6,12 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"strings"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/coder/websocket"
+	"github.com/pires/go-proxyproto"
 )
 
 // TestRelayName shows what a relay with a name sees: SNI and Host, whatever the
@@ -164,17 +166,52 @@ func TestProxyProtocolUpstream(t *testing.T) {
 		}
 		c.drain()
 	})
-	s := mountOn("wss://"+addr, "transport http {\ntls_trust_pool file {roots}\nproxy_protocol v1\n}")
-	s.server = proxyProtocol
-	p := start(t, s)
-	for _, kind := range kinds {
-		for _, peer := range []string{"198.51.100.7", "2001:db8::77"} {
-			c := p.dial(t, from(peer))
-			c.ask(kind, "/websocket")
-			if line := <-preambles; !strings.HasPrefix(line, "PROXY TCP") || !strings.Contains(line, " "+peer+" ") {
-				t.Errorf("%s: the relay is told %q, want %s", kind, line, peer)
+	for _, test := range []struct{ name, options, peer, chain, want string }{
+		{"IPv4", "", "198.51.100.7", "", "TCP4 198.51.100.7 0.0.0.0 40000 0"},
+		{"IPv6", "", "2001:db8::77", "", "TCP6 2001:db8::77 :: 40000 0"},
+		{"untrusted", "", "198.51.100.7", "203.0.113.9", "TCP4 198.51.100.7 0.0.0.0 40000 0"},
+		{"the handler's trust", "trusted_proxies 198.51.100.0/24", "198.51.100.7", "203.0.113.9", "TCP4 203.0.113.9 0.0.0.0 0 0"},
+		{"private ranges", "", "10.1.2.3", "203.0.113.9", "TCP4 203.0.113.9 0.0.0.0 0 0"},
+		{"masked", "mask_client_ip", "198.51.100.7", "", "TCP4 198.51.100.0 0.0.0.0 0 0"},
+		{"masked, trusted", "mask_client_ip", "10.1.2.3", "2001:db8:1:2::3", "TCP6 2001:db8:1:: :: 0 0"},
+	} {
+		s := mountOn("wss://"+addr, "transport http {\ntls_trust_pool file {roots}\nproxy_protocol v1\n}\n"+test.options)
+		s.server = proxyProtocol
+		p := start(t, s)
+		for _, kind := range kinds {
+			c := p.dial(t, from(test.peer))
+			c.ask(kind, "/websocket", "X-Forwarded-For: "+test.chain)
+			if line := <-preambles; line != "PROXY "+test.want+"\r\n" {
+				t.Errorf("%s, %s: the relay is told %q, want %q", test.name, kind, line, test.want)
 			}
 			c.close()
 		}
+	}
+}
+
+// TestProxyProtocolWithoutAddress has a unix socket's peer, of which there is no
+// address to tell.
+func TestProxyProtocolWithoutAddress(t *testing.T) {
+	relay := newRelay(t, nil, func(server *httptest.Server) {
+		server.Listener = &proxyproto.Listener{Listener: server.Listener, ConnPolicy: func(proxyproto.ConnPolicyOptions) (proxyproto.Policy, error) {
+			return proxyproto.REQUIRE, nil
+		}}
+	})
+	dir, err := os.MkdirTemp("", "w") // t.TempDir may be too long for a socket's path
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	s := mountOn(relay.URL, "transport http {\ntls_trust_pool file {roots}\nproxy_protocol v2\n}")
+	s.body += "\nbind 127.0.0.1 unix/" + filepath.Join(dir, "s")
+	p := start(t, s)
+	p.network, p.addr = "unix", filepath.Join(dir, "s")
+	for _, kind := range kinds {
+		c := p.dial(t, "")
+		c.ask(kind, "/websocket")
+		if seen := relay.next(t); seen.RemoteAddr != "0.0.0.0:0" {
+			t.Errorf("%s: the relay is told %s", kind, seen.RemoteAddr)
+		}
+		c.close()
 	}
 }

@@ -56,18 +56,9 @@ func logger() *zap.Logger {
 func (h *Handler) info(r *http.Request) tunnel.Info {
 	return tunnel.Info{
 		Upstream:  h.upstream.name,
-		ClientIP:  h.clientIP(r),
+		ClientIP:  h.rules.ClientIP(r),
 		SessionID: sessionID(r.URL.RawQuery),
 	}
-}
-
-// clientIP returns the client's address for the logs, masked if addresses are.
-func (h *Handler) clientIP(r *http.Request) string {
-	ip := h.trust.client(r)
-	if h.MaskClientIP && ip != "" {
-		return maskIP(ip)
-	}
-	return ip
 }
 
 // maxSessionID bounds what a client can put into a log line.

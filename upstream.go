@@ -3,8 +3,10 @@ package watchrtcproxy
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -44,6 +46,9 @@ func parseUpstream(s string) (*upstream, error) {
 	if preset, ok := presets[s]; ok {
 		raw = preset
 	}
+	if !strings.Contains(raw, ":") {
+		return nil, badUpstream(s, "it is neither a preset nor a URL")
+	}
 	u, err := url.Parse(raw)
 	if err != nil {
 		return nil, badUpstream(s, "it is not a URL")
@@ -54,7 +59,7 @@ func parseUpstream(s string) (*upstream, error) {
 		up.tls = true
 	case "ws", "http":
 	default:
-		return nil, badUpstream(s, "its scheme is not known")
+		return nil, badUpstream(s, "it has no scheme that is accepted")
 	}
 	if up.host, err = canonicalHost(u, up.defaultPort()); err != nil {
 		return nil, badUpstream(s, err.Error())
@@ -76,12 +81,35 @@ func parseUpstream(s string) (*upstream, error) {
 }
 
 func badUpstream(s, why string) error {
-	return fmt.Errorf("upstream %q: %s; %s", presentable(s), why, upstreamForms)
+	return fmt.Errorf("upstream %q: %s; %s%s", withoutCredentials(s), why, meantUpstream(s), upstreamForms)
 }
 
-// presentable cuts out of a faulty upstream what may be a secret: who logs in,
-// and the query.
-func presentable(s string) string {
+// meantUpstream is the part of an error that names the upstream which is meant, or
+// empty.
+func meantUpstream(s string) string {
+	if strings.ContainsAny(s, "@?#{ ") {
+		return "" // may hold a secret, or is no slip
+	}
+	if meant := didYouMean(s, slices.Sorted(maps.Keys(presets))); meant != "" {
+		return meant
+	}
+	scheme, rest, ok := strings.Cut(s, "://")
+	if ok {
+		scheme = nearest(scheme, []string{"wss", "https", "ws", "http"})
+	} else {
+		scheme, rest = "wss", strings.TrimPrefix(s, "//")
+	}
+	meant := scheme + "://" + rest
+	u, err := url.Parse(meant)
+	if scheme == "" || meant == s || err != nil || !strings.ContainsAny(u.Host, ".:") {
+		return ""
+	}
+	return fmt.Sprintf("did you mean %q? ", meant)
+}
+
+// withoutCredentials cuts out of a faulty upstream what may be secret: user name and
+// password, and the query.
+func withoutCredentials(s string) string {
 	if i := strings.LastIndex(s, "@"); i >= 0 {
 		s = "…" + s[i:]
 	}
@@ -139,11 +167,10 @@ func (u *upstream) scheme() string {
 	return "http"
 }
 
-// checkUpstreams refuses what resolveUpstream will refuse, as far as that can be
-// told before placeholders are replaced.
+// checkUpstreams reports, at parse time, errors in upstreams without placeholders.
 func checkUpstreams(upstreams []string) error {
 	if len(upstreams) > 1 {
-		return fmt.Errorf("upstream %q: one upstream is supported, and it is %q", presentable(upstreams[1]), presentable(upstreams[0]))
+		return fmt.Errorf("upstream %q: one upstream is supported, and it is %q", withoutCredentials(upstreams[1]), withoutCredentials(upstreams[0]))
 	}
 	for _, s := range upstreams {
 		if strings.Contains(s, "{") {

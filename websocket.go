@@ -161,7 +161,7 @@ func (c behindAnswer) CloseWrite() error {
 
 // handshakeRequest returns the HTTP/1.1 handshake for the relay.
 func (h *Handler) handshakeRequest(ctx context.Context, r *http.Request, path string) *http.Request {
-	setTransportVars(r, true)
+	h.setTransportVars(r, true)
 	out := h.outbound(ctx, r, path)
 	out.Method = http.MethodGet
 	out.Header["Connection"] = []string{"Upgrade"}

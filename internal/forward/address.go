@@ -1,0 +1,190 @@
+package forward
+
+import (
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// setForwarded sets X-Forwarded-* and Forwarded: those of a trusted peer are
+// continued, those of any other are replaced. It reads them from r, so that
+// Connection cannot take them away.
+func (rules *Rules) setForwarded(header http.Header, r *http.Request) {
+	peer := peerAddr(r)
+	trusted := rules.trust.trusts(peer, r)
+
+	var chain []string
+	if trusted {
+		chain = rules.chain(r)
+	}
+	if peer.IsValid() {
+		chain = append(chain, peer.String())
+	}
+	if rules.mask {
+		for i := range chain {
+			chain[i] = maskText(chain[i])
+		}
+	}
+	if len(chain) > 0 {
+		header["X-Forwarded-For"] = []string{strings.Join(chain, ", ")}
+	}
+
+	proto := "http"
+	if r.TLS != nil {
+		proto = "https"
+	}
+	header["X-Forwarded-Proto"] = []string{proto}
+	header["X-Forwarded-Host"] = []string{r.Host}
+	if !trusted {
+		return
+	}
+	for _, field := range []string{"X-Forwarded-Proto", "X-Forwarded-Host"} {
+		if said := r.Header[field]; len(said) > 0 && said[len(said)-1] != "" {
+			header[field] = []string{said[len(said)-1]}
+		}
+	}
+	// Forwarded may hold addresses in forms that cannot be masked with certainty.
+	if said := r.Header["Forwarded"]; len(said) > 0 && !rules.mask {
+		header["Forwarded"] = slices.Clone(said)
+	}
+}
+
+// chain returns the addresses that a trusted peer names, the client's first. Where
+// X-Forwarded-For has none, the server's client_ip_headers may have it.
+func (rules *Rules) chain(r *http.Request) []string {
+	chain := splitChain(r.Header["X-Forwarded-For"])
+	if slices.ContainsFunc(chain, func(s string) bool { return parseAddr(s).IsValid() }) {
+		return chain
+	}
+	if client := rules.namedClient(r); client.IsValid() {
+		return []string{client.String()}
+	}
+	return chain
+}
+
+// namedClient returns the client that a trusted peer names in a field of
+// client_ip_headers other than X-Forwarded-For.
+func (rules *Rules) namedClient(r *http.Request) netip.Addr {
+	if rules.trust.byServer() {
+		if client := serversClient(r); client != peerAddr(r) {
+			return client
+		}
+		return netip.Addr{}
+	}
+	for _, field := range rules.clientIPHeaders {
+		if client := rules.trust.firstUntrusted(netip.Addr{}, splitChain(r.Header[field])); client.IsValid() {
+			return client
+		}
+	}
+	return netip.Addr{}
+}
+
+// client returns the address that r came from first, as far as peers are trusted.
+// It is invalid where none is known.
+func (rules *Rules) client(r *http.Request) netip.Addr {
+	if rules.trust.byServer() {
+		return serversClient(r)
+	}
+	peer := peerAddr(r)
+	if !rules.trust.trusts(peer, r) {
+		return peer
+	}
+	return rules.trust.firstUntrusted(peer, rules.chain(r))
+}
+
+// serversClient is the client's address as Caddy's server has found it.
+func serversClient(r *http.Request) netip.Addr {
+	ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
+	return parseAddr(ip)
+}
+
+// ClientIP returns the client's address for logs, masked if addresses are. It is
+// empty where none is known.
+func (rules *Rules) ClientIP(r *http.Request) string {
+	client := rules.client(r)
+	if !client.IsValid() {
+		return ""
+	}
+	if rules.mask {
+		client = maskAddr(client)
+	}
+	return client.String()
+}
+
+// ClientAddrPort returns the client's address for a PROXY protocol header, masked
+// if addresses are. The port is 0 unless it is the client's own. Where no address
+// is known it is 0.0.0.0, because Caddy's transport can send no header without one.
+func (rules *Rules) ClientAddrPort(r *http.Request) netip.AddrPort {
+	client := rules.client(r)
+	if !client.IsValid() {
+		return netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
+	}
+	if rules.mask {
+		return netip.AddrPortFrom(maskAddr(client), 0)
+	}
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil || peerAddr(r) != client {
+		return netip.AddrPortFrom(client, 0)
+	}
+	return netip.AddrPortFrom(client, peer.Port())
+}
+
+// splitChain returns the elements of X-Forwarded-For lines in order, their
+// addresses without port and zone. What is no address is kept as it is.
+func splitChain(lines []string) []string {
+	var chain []string
+	for _, line := range lines {
+		for element := range strings.SplitSeq(line, ",") {
+			element = strings.TrimSpace(element)
+			if addr := parseAddr(element); addr.IsValid() {
+				element = addr.String()
+			}
+			if element != "" {
+				chain = append(chain, element)
+			}
+		}
+	}
+	return chain
+}
+
+// parseAddr reads an address with or without port, brackets and zone. The zero
+// Addr stands for anything else, such as the "@" of a unix socket.
+func parseAddr(s string) netip.Addr {
+	if host, _, err := net.SplitHostPort(s); err == nil {
+		s = host
+	} else {
+		s = strings.TrimSuffix(strings.TrimPrefix(s, "["), "]")
+	}
+	addr, err := netip.ParseAddr(s)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return addr.Unmap().WithZone("")
+}
+
+// maskAddr zeroes an address below /24 (IPv4) or /48 (IPv6).
+func maskAddr(addr netip.Addr) netip.Addr {
+	bits := 24
+	if addr.Is6() {
+		bits = 48
+	}
+	network, err := addr.Prefix(bits)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return network.Addr()
+}
+
+// maskText masks an element of a chain. What is no address may hold one, and is
+// replaced by the word that RFC 7239 has for that.
+func maskText(s string) string {
+	addr := parseAddr(s)
+	if !addr.IsValid() {
+		return "unknown"
+	}
+	return maskAddr(addr).String()
+}

@@ -1,0 +1,130 @@
+// Package forward decides which header fields cross the proxy, each way, and what
+// they say of the client: X-Forwarded-*, whom to trust with them, and masking.
+package forward
+
+import (
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"golang.org/x/net/http/httpguts"
+)
+
+// sandbox keeps the relay's content from running as the operator's origin.
+const sandbox = "sandbox; default-src 'none'"
+
+// Rules are those of one handler. They do not change once made, so that any
+// number of requests may use them at a time.
+type Rules struct {
+	trust trust
+	// clientIPHeaders are the fields besides X-Forwarded-For in which the server
+	// looks for the client's address.
+	clientIPHeaders []string
+	mask            bool
+}
+
+// New returns the rules of a handler that trusts the peers in trustedProxies, or
+// where that is empty those that server trusts, or where that trusts none either
+// those in private ranges. server may be nil. With mask, every address is cut to
+// its network before it leaves.
+func New(trustedProxies []string, mask bool, server *caddyhttp.Server) (*Rules, error) {
+	trust, err := newTrust(trustedProxies, server)
+	if err != nil {
+		return nil, err
+	}
+	rules := &Rules{trust: trust, mask: mask}
+	if server != nil {
+		for _, field := range server.ClientIPHeaders {
+			if field = http.CanonicalHeaderKey(field); field != "X-Forwarded-For" {
+				rules.clientIPHeaders = append(rules.clientIPHeaders, field)
+			}
+		}
+	}
+	return rules, nil
+}
+
+// RequestHeader returns the header for the relay: what of r's may cross, and what
+// the proxy says on r's behalf. It shares no map with r.
+func (rules *Rules) RequestHeader(r *http.Request) http.Header {
+	header := r.Header.Clone()
+	if header == nil {
+		header = make(http.Header)
+	}
+	strip(header, &toRelay)
+	for _, field := range rules.clientIPHeaders {
+		delete(header, field)
+	}
+	delete(header, ":protocol") // of an extended CONNECT over HTTP/2
+	if httpguts.HeaderValuesContainsToken(r.Header["Te"], "trailers") {
+		header["Te"] = []string{"trailers"}
+	}
+	cutReferer(header)
+	rules.setForwarded(header, r)
+	markLoop(header, r)
+	header["Via"] = append(header["Via"], via(r.ProtoMajor, r.ProtoMinor))
+	if r.TLS != nil && !r.TLS.HandshakeComplete {
+		header["Early-Data"] = []string{"1"} // RFC 8470, section 5.1
+	}
+	if _, ok := header["User-Agent"]; !ok {
+		header["User-Agent"] = []string{""} // or net/http sends its own
+	}
+	return header
+}
+
+// RequestTrailer reports whether a trailer field may cross to the relay. What may
+// not cross in the header may not cross after the body either.
+func (rules *Rules) RequestTrailer(field string) bool {
+	return httpguts.ValidTrailerHeader(field) && !toRelayTrailers.has(field) && !slices.Contains(rules.clientIPHeaders, field)
+}
+
+// ResponseHeader adds the fields of the relay's response that may cross to dst. They
+// replace those of the same name that the site has set: twice
+// Access-Control-Allow-Origin is as good as none to a browser. Vary and Via are
+// lists that each party extends.
+func ResponseHeader(dst http.Header, response *http.Response) {
+	StripResponse(response.Header)
+	delete(dst, "Server") // Via tells of this proxy
+	for field, values := range response.Header {
+		if field == "Vary" || field == "Via" {
+			values = append(dst[field], values...)
+		}
+		dst[field] = values
+	}
+	dst["Via"] = append(dst["Via"], via(response.ProtoMajor, response.ProtoMinor))
+	if response.StatusCode != http.StatusSwitchingProtocols {
+		dst["X-Content-Type-Options"] = []string{"nosniff"}
+		dst["Content-Security-Policy"] = []string{sandbox}
+	}
+}
+
+// StripResponse deletes the fields that may not cross to the client from a header of
+// the relay's, such as that of a 1xx response.
+func StripResponse(header http.Header) { strip(header, &toClient) }
+
+// ResponseTrailer reports whether a trailer field may cross to the client.
+func ResponseTrailer(field string) bool {
+	return httpguts.ValidTrailerHeader(field) && !toClientTrailers.has(field)
+}
+
+// via is the value that Caddy's reverse_proxy appends to Via.
+func via(major, minor int) string {
+	return strconv.Itoa(major) + "." + strconv.Itoa(minor) + " Caddy"
+}
+
+// cutReferer leaves of Referer what a browser shows to another site by default:
+// the page's origin, not its path.
+func cutReferer(header http.Header) {
+	referers, ok := header["Referer"]
+	if !ok {
+		return
+	}
+	u, err := url.Parse(referers[0])
+	if err != nil || u.Scheme == "" || u.Host == "" {
+		delete(header, "Referer")
+		return
+	}
+	origin := url.URL{Scheme: u.Scheme, Host: u.Host, Path: "/"}
+	header["Referer"] = []string{origin.String()}
+}
