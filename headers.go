@@ -57,8 +57,8 @@ func (h *Handler) requestHeader(r *http.Request) http.Header {
 	return header
 }
 
-// answerHeader adds the fields of the relay's answer to header.
-func answerHeader(header http.Header, answer *http.Response) {
+// responseHeader adds the fields of the relay's response to header.
+func responseHeader(header http.Header, answer *http.Response) {
 	strip(answer.Header, notToClient)
 	delete(header, "Server") // Via tells of this proxy
 	for field, values := range answer.Header {

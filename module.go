@@ -16,6 +16,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/relay"
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/tunnel"
 )
 
@@ -108,7 +109,8 @@ type Handler struct {
 	upstream *upstream
 	trust    trust
 
-	transports transports
+	relays      []*relay.Relay // one, for now
+	errorRoutes errorRoutes
 
 	lease *tunnel.Lease
 
@@ -143,6 +145,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.provisionHeaders(ctx); err != nil {
 		return err
 	}
+	h.errorRoutes = newErrorRoutes(ctx, server)
 	h.handshaking, h.cancelHandshakes = context.WithCancelCause(context.Background())
 	h.lease = tunnels.Lease(h.upstream.name, time.Duration(*h.DrainWindow))
 	if server != nil {
@@ -186,7 +189,8 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 	if !ok {
 		return fmt.Errorf("transport %T is not supported; the only one accepted is http", mod)
 	}
-	h.transports = newTransports(transport, h.upstream, h.handshakeTimeout())
+	target := relay.Target{TLS: h.upstream.tls, Host: h.upstream.host, Base: h.upstream.base, Name: h.upstream.name}
+	h.relays = []*relay.Relay{relay.New(target, transport, h.handshakeTimeout())}
 	return nil
 }
 
@@ -226,7 +230,9 @@ func (h *Handler) Validate() error {
 // Cleanup gives the upstream back; if no other configuration uses it, its tunnels
 // are drained.
 func (h *Handler) Cleanup() error {
-	h.transports.close()
+	for _, r := range h.relays {
+		r.Close()
+	}
 	if h.lease != nil {
 		h.lease.Release()
 	}
