@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/handshake"
 )
 
 // try sends a request of one kind, whatever its answer.
@@ -87,7 +89,7 @@ func TestUnreachable(t *testing.T) {
 func TestBadSwitchingProtocols(t *testing.T) {
 	const good = "Connection: Upgrade\r\nUpgrade: websocket\r\n"
 	for name, header := range map[string]string{
-		"wrong accept":       good + "Sec-WebSocket-Accept: " + acceptFor("other") + "\r\n",
+		"wrong accept":       good + "Sec-WebSocket-Accept: " + handshake.Accept("other") + "\r\n",
 		"no accept":          good,
 		"other protocol":     "Connection: Upgrade\r\nUpgrade: h2c\r\nSec-WebSocket-Accept: " + sampleAccept + "\r\n",
 		"no protocol":        "Connection: Upgrade\r\nSec-WebSocket-Accept: " + sampleAccept + "\r\n",

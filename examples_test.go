@@ -104,8 +104,8 @@ func logToSink(config *caddy.Config) {
 	config.Logging.Logs["default"].WriterRaw = json.RawMessage(`{"output": "watchrtc_test"}`)
 }
 
-// TestExamplesHideKeys has each example's logger write the error and the access of a
-// request that fails: Caddy logs its URL, with the SDK's key in it.
+// TestExamplesHideKeys has each example's logger write the access of a request, and
+// the error of another that some handler fails: Caddy logs their URLs.
 func TestExamplesHideKeys(t *testing.T) {
 	const query = "?apiKey=secret-key&token=secret-token&room=shown"
 	for file, raw := range deployedExamples(t) {
@@ -117,20 +117,20 @@ func TestExamplesHideKeys(t *testing.T) {
 			logToSink(&example)
 			p := startConfig(t, func(port int) []byte {
 				var config caddy.Config
-				dead := site{body: "log\nwatchrtc_proxy /websocket wss://127.0.0.1:1"}
+				dead := site{body: "log\nerror /failing 502\nwatchrtc_proxy /websocket wss://127.0.0.1:1"}
 				if err := json.Unmarshal(adapt(t, dead.caddyfile(port)), &config); err != nil {
 					t.Fatal(err)
 				}
 				config.Logging = example.Logging
 				return marshal(t, config)
 			})
-			answer, err := p.httpClient(t).Get(p.url("/websocket/trace" + query))
-			if err != nil {
-				t.Fatal(err)
-			}
-			answer.Body.Close()
-			for _, logger := range []string{"http.log.error", "http.log.access"} {
-				line := p.logs.wait(testContext(t), t, 1, logger, "room=shown")[0]
+			for target, logger := range map[string]string{"/websocket/trace": "http.log.access", "/failing": "http.log.error"} {
+				answer, err := p.httpClient(t).Get(p.url(target + query))
+				if err != nil {
+					t.Fatal(err)
+				}
+				answer.Body.Close()
+				line := p.logs.wait(testContext(t), t, 1, logger, "room=shown", target)[0]
 				if strings.Contains(line, "secret") {
 					t.Errorf("%s", line)
 				}

@@ -2,7 +2,9 @@ package watchrtcproxy
 
 import (
 	"context"
+	"net"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
 	"time"
 
@@ -10,38 +12,135 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/forward"
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/handshake"
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/relay"
 )
 
-// ServeHTTP carries r to the relay.
+// ServeHTTP is the whole way of a request, whether it opens a WebSocket or not.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	path, ok := cutMount(escapedPath(r.URL), h.PathPrefix)
 	if !ok {
 		return next.ServeHTTP(w, r)
 	}
-	if forward.Looped(r) {
-		return refuse(w, r, &refusal{status: http.StatusLoopDetected, err: errLoop})
+	t := &roundTrip{h: h, w: w, r: r, path: path, webSocket: handshake.Asked(r)}
+	if refused := t.admit(); refused != nil {
+		return t.refuse(refused)
 	}
-	if !asksForUpgrade(r) {
-		return h.serveExchange(w, r, path)
+	defer t.begin()()
+	response, err := t.send()
+	switch {
+	case err != nil:
+		return t.fail(err)
+	case response.StatusCode == http.StatusSwitchingProtocols:
+		return t.openTunnel(response)
+	default:
+		return t.writeResponse(response)
 	}
-	if bad := checkHandshake(r); bad != nil {
-		return refuse(w, r, bad)
-	}
-	return h.serveWebSocket(w, r, path)
 }
 
-// outbound returns the request for the relay, without a body. ctx ends it.
-func (h *Handler) outbound(ctx context.Context, r *http.Request, path string) *http.Request {
+// roundTrip is one request on its way, and what has come of it.
+type roundTrip struct {
+	h         *Handler
+	w         http.ResponseWriter
+	r         *http.Request
+	path      string // escaped, below the mount
+	webSocket bool   // r asks for an upgrade
+
+	limit   *relay.Limit
+	body    clientBody
+	interim interim
+	relay   *relay.Relay // the last one tried
+	conn    net.Conn     // of a WebSocket, after the relay's 101
+}
+
+// admit returns why r is refused before a relay is asked, or nil.
+func (t *roundTrip) admit() *refusal {
+	switch {
+	case forward.Looped(t.r):
+		return &refusal{status: http.StatusLoopDetected, err: errLoop}
+	case climbs(t.path):
+		return &refusal{status: http.StatusBadRequest, err: errClimbs}
+	case !validMethod(t.r.Method):
+		return &refusal{status: http.StatusBadRequest, err: errMethod}
+	case t.webSocket:
+		if err := handshake.Check(t.r); err != nil {
+			return invalidHandshake(err, handshake.Extended(t.r))
+		}
+		if t.h.lease.Draining() {
+			return t.h.draining()
+		}
+	case t.r.ContentLength > t.h.MaxBodySize:
+		return &refusal{status: http.StatusRequestEntityTooLarge, err: errBodyTooLarge}
+	}
+	return nil
+}
+
+// begin starts the time that relays have. done ends whatever is left of the request.
+func (t *roundTrip) begin() (done func()) {
+	t.limit = relay.NewLimit(t.r.Context(), t.h.handshakeTimeout())
+	stopped := ending.over
+	if t.webSocket {
+		stopped = t.h.handshaking
+	}
+	release := t.limit.EndWith(stopped)
+	return func() {
+		release()
+		t.limit.End()
+		t.body.release()
+	}
+}
+
+// send asks the relays in turn, as long as none can have seen the request, and
+// returns the first response.
+func (t *roundTrip) send() (*http.Response, error) {
+	err := t.body.receive(t)
+	if err != nil {
+		return nil, err
+	}
+	for _, t.relay = range t.h.relays {
+		var response *http.Response
+		response, err = t.attempt()
+		if err == nil || !unsent(err) || t.limit.Context.Err() != nil {
+			return response, err
+		}
+	}
+	return nil, err
+}
+
+// attempt asks t.relay.
+func (t *roundTrip) attempt() (response *http.Response, err error) {
+	if t.webSocket {
+		response, err = t.shakeHands()
+	} else {
+		response, err = t.post()
+	}
+	inTime := t.limit.Stop()
+	t.interim.stop()
+	if err == nil && !inTime {
+		response.Body.Close()
+		return nil, t.relay.Late(t.limit)
+	}
+	return response, err
+}
+
+// outgoing returns the request for t.relay, without a body.
+func (t *roundTrip) outgoing(ctx context.Context) *http.Request {
+	relay.SetClient(ctx, t.h.rules.ClientAddrPort(t.r))
 	out := &http.Request{
-		Method:     r.Method,
-		URL:        h.upstream.url(path, r.URL),
-		Host:       h.upstream.host,
-		Header:     h.rules.RequestHeader(r),
+		Method:     t.r.Method,
+		URL:        t.relay.URL(t.path, t.r.URL),
+		Host:       t.relay.Host,
+		Header:     t.h.rules.RequestHeader(t.r),
 		Proto:      "HTTP/1.1",
 		ProtoMajor: 1,
 		ProtoMinor: 1,
 	}
 	return out.WithContext(ctx)
+}
+
+// traced has ctx pass 1xx responses on.
+func (t *roundTrip) traced(ctx context.Context) context.Context {
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: t.pass1xx})
 }
 
 // applyRequestOps applies header_up, which comes after every rule of ours.
@@ -54,51 +153,21 @@ func (h *Handler) applyRequestOps(out *http.Request) {
 // placeholderPrefix begins the names of the relay's fields in header_down.
 const placeholderPrefix = "http.watchrtc_proxy.header."
 
-// writeAnswerHeader prepares w for the relay's answer.
-func (h *Handler) writeAnswerHeader(w http.ResponseWriter, r *http.Request, answer *http.Response) {
-	ops := h.Headers
+// setResponseHeader prepares w for the relay's response.
+func (t *roundTrip) setResponseHeader(response *http.Response) {
+	header, ops := t.w.Header(), t.h.Headers
 	if ops == nil || ops.Response == nil {
-		forward.ResponseHeader(w.Header(), answer)
+		forward.ResponseHeader(header, response)
 		return
 	}
-	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	for field, values := range answer.Header {
+	repl := t.r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	for field, values := range response.Header {
 		repl.Set(placeholderPrefix+field, strings.Join(values, ","))
 	}
-	forward.ResponseHeader(w.Header(), answer)
-	if ops.Response.Require == nil || ops.Response.Require.Match(answer.StatusCode, w.Header()) {
-		ops.Response.ApplyTo(w.Header(), repl)
+	forward.ResponseHeader(header, response)
+	if ops.Response.Require == nil || ops.Response.Require.Match(response.StatusCode, header) {
+		ops.Response.ApplyTo(header, repl)
 	}
 }
 
 func (h *Handler) handshakeTimeout() time.Duration { return time.Duration(h.HandshakeTimeout) }
-
-// deadline cancels a round trip that the relay takes too long to answer.
-type deadline struct {
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	timer  *time.Timer
-	after  time.Duration
-}
-
-func newDeadline(parent context.Context, after time.Duration) *deadline {
-	ctx, cancel := context.WithCancelCause(parent)
-	d := &deadline{ctx: ctx, cancel: cancel, after: after}
-	d.timer = time.AfterFunc(after, func() { cancel(errHandshakeTimeout) })
-	return d
-}
-
-// pause and resume leave out the time that the client takes.
-func (d *deadline) pause()  { d.timer.Stop() }
-func (d *deadline) resume() { d.timer.Reset(d.after) }
-
-// endWith cancels the round trip when ctx ends as well.
-func (d *deadline) endWith(ctx context.Context) (release func() bool) {
-	return context.AfterFunc(ctx, func() { d.cancel(context.Cause(ctx)) })
-}
-
-// end releases the context.
-func (d *deadline) end() {
-	d.timer.Stop()
-	d.cancel(nil)
-}

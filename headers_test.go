@@ -8,6 +8,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/handshake"
 )
 
 // TestRequestHeader shows what of a request's header the relay sees.
@@ -173,7 +175,7 @@ func accept101(t *testing.T, w http.ResponseWriter, r *http.Request, connection 
 	header := w.Header().Clone()
 	header.Set("Connection", connection)
 	header.Set("Upgrade", "websocket")
-	header.Set("Sec-Websocket-Accept", acceptFor(r.Header.Get("Sec-Websocket-Key")))
+	header.Set("Sec-Websocket-Accept", handshake.Accept(r.Header.Get("Sec-Websocket-Key")))
 	header.Set("Sec-Websocket-Protocol", r.Header.Get("Sec-Websocket-Protocol"))
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {

@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/forward"
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/relay"
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/tunnel"
 )
 
@@ -124,7 +125,8 @@ type Handler struct {
 	upstream *upstream
 	rules    *forward.Rules
 
-	transports transports
+	relays      []*relay.Relay // one, for now
+	errorRoutes errorRoutes
 
 	lease *tunnel.Lease
 
@@ -160,6 +162,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.provisionHeaders(ctx); err != nil {
 		return err
 	}
+	h.errorRoutes = newErrorRoutes(ctx, server)
 	h.handshaking, h.cancelHandshakes = context.WithCancelCause(context.Background())
 	h.lease = tunnels.Lease(h.upstream.name, time.Duration(*h.DrainWindow))
 	if server != nil {
@@ -238,7 +241,8 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 		return fmt.Errorf("upstream %q: its scheme means plain text, but the transport has TLS options; want %q, or a transport without them",
 			h.upstream.name, "wss"+strings.TrimPrefix(h.upstream.name, "ws"))
 	}
-	h.transports = newTransports(transport, h.upstream, h.handshakeTimeout())
+	target := relay.Target{TLS: h.upstream.tls, Host: h.upstream.host, Base: h.upstream.base, Name: h.upstream.name}
+	h.relays = []*relay.Relay{relay.New(target, transport, h.handshakeTimeout())}
 	return nil
 }
 
@@ -278,7 +282,9 @@ func (h *Handler) Validate() error {
 // Cleanup releases the upstream. If no other configuration uses it, its tunnels are
 // drained.
 func (h *Handler) Cleanup() error {
-	h.transports.close()
+	for _, r := range h.relays {
+		r.Close()
+	}
 	if h.lease != nil {
 		h.lease.Release()
 	}

@@ -72,3 +72,28 @@ func parseMount(token string) (mount string, ok bool) {
 	}
 	return mount, validMount(mount)
 }
+
+// climbs reports whether dot segments in an escaped path lead above its beginning,
+// as whoever unescapes and resolves them reads it. No browser sends such a path.
+func climbs(escapedPath string) bool {
+	path, err := url.PathUnescape(escapedPath)
+	if err != nil {
+		path = escapedPath
+	}
+	if !strings.Contains(path, "..") {
+		return false
+	}
+	depth := 0
+	for segment := range strings.FieldsFuncSeq(path, func(r rune) bool { return r == '/' || r == '\\' }) {
+		switch segment {
+		case ".":
+		case "..":
+			if depth--; depth < 0 {
+				return true
+			}
+		default:
+			depth++
+		}
+	}
+	return false
+}

@@ -80,7 +80,7 @@ func TestPaths(t *testing.T) {
 
 // checkPath asks for a path in both ways and compares what the relay sees; want is
 // empty for a path that it must not see.
-func checkPath(t *testing.T, p *proxy, relay *relay, asked, want string) {
+func checkPath(t *testing.T, p *proxy, relay *relayServer, asked, want string) {
 	t.Helper()
 	for _, kind := range kinds {
 		c := p.dial(t, "")

@@ -29,7 +29,8 @@ func TestAllowPreflight(t *testing.T) {
 			r := httptest.NewRequest(test.method, "/trace", nil)
 			r.Header = test.header
 			w := httptest.NewRecorder()
-			err := refuse(w, r, &refusal{status: test.status, err: errors.New("refused")})
+			trip := &roundTrip{h: new(Handler), w: w, r: r}
+			err := trip.refuse(&refusal{status: test.status, err: errors.New("refused")})
 			if stands := err != nil; stands != (test.want == 0) {
 				t.Fatalf("the refusal stands: %v", stands)
 			}

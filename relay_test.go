@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/handshake"
 )
 
 // sighting is what a relay saw of one request.
@@ -23,16 +25,16 @@ type sighting struct {
 	body []byte
 }
 
-// relay is a relay that says what it has seen.
-type relay struct {
+// relayServer is a relay that says what it has seen.
+type relayServer struct {
 	*httptest.Server
 	seen chan sighting
 }
 
 // newRelay runs a relay behind TLS until the test ends. answer may be nil.
-func newRelay(t *testing.T, answer http.HandlerFunc, options ...func(*httptest.Server)) *relay {
+func newRelay(t *testing.T, answer http.HandlerFunc, options ...func(*httptest.Server)) *relayServer {
 	t.Helper()
-	r := &relay{seen: make(chan sighting, 64)}
+	r := &relayServer{seen: make(chan sighting, 64)}
 	if answer == nil {
 		answer = answerAll
 	}
@@ -93,7 +95,7 @@ func answerAll(w http.ResponseWriter, r *http.Request) {
 }
 
 // next returns what the relay saw next.
-func (r *relay) next(t *testing.T) sighting {
+func (r *relayServer) next(t *testing.T) sighting {
 	t.Helper()
 	select {
 	case s := <-r.seen:
@@ -105,7 +107,7 @@ func (r *relay) next(t *testing.T) sighting {
 }
 
 // saw reports whether the relay has seen anything that nobody asked for yet.
-func (r *relay) saw() bool { return len(r.seen) > 0 }
+func (r *relayServer) saw() bool { return len(r.seen) > 0 }
 
 // newRawRelay gives each connection, behind TLS unless config is nil, to handle.
 // It returns the address and waits for all handlers when the test ends.
@@ -186,7 +188,7 @@ func (c *rawConn) upgrade(extra string, fields ...string) (*http.Request, error)
 		return nil, err
 	}
 	answer := "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
-		"Sec-WebSocket-Accept: " + acceptFor(req.Header.Get("Sec-Websocket-Key")) + "\r\n"
+		"Sec-WebSocket-Accept: " + handshake.Accept(req.Header.Get("Sec-Websocket-Key")) + "\r\n"
 	for _, field := range fields {
 		answer += field + "\r\n"
 	}

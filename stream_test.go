@@ -9,6 +9,8 @@ import (
 
 	"github.com/quic-go/quic-go/http3"
 	"golang.org/x/net/http2"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/handshake"
 )
 
 // TestStreamHandshake shows what a relay and a client see of a WebSocket over
@@ -56,7 +58,7 @@ func TestStreamHandshake(t *testing.T) {
 		} {
 			wantField(t, "request", req.Header, field, want)
 		}
-		if !validKey(req.Header["Sec-Websocket-Key"]) {
+		if !handshake.ValidKey(req.Header["Sec-Websocket-Key"]) {
 			t.Errorf("Sec-WebSocket-Key: %q", req.Header["Sec-Websocket-Key"])
 		}
 

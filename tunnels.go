@@ -55,7 +55,7 @@ func logger() *zap.Logger {
 // info describes r's tunnel without holding on to r.
 func (h *Handler) info(r *http.Request) tunnel.Info {
 	return tunnel.Info{
-		Upstream:  h.upstream.name,
+		Upstream:  h.relays[0].Name,
 		ClientIP:  h.rules.ClientIP(r),
 		SessionID: sessionID(r.URL.RawQuery),
 	}

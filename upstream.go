@@ -148,25 +148,6 @@ func (u *upstream) defaultPort() string {
 	return "80"
 }
 
-// address is what to dial.
-func (u *upstream) address() string {
-	if _, _, err := net.SplitHostPort(u.host); err == nil {
-		return u.host
-	}
-	return net.JoinHostPort(u.hostname(), u.defaultPort())
-}
-
-// hostname is the host without port and brackets.
-func (u *upstream) hostname() string { return (&url.URL{Host: u.host}).Hostname() }
-
-// scheme is the one that http.Transport takes.
-func (u *upstream) scheme() string {
-	if u.tls {
-		return "https"
-	}
-	return "http"
-}
-
 // checkUpstreams reports, at parse time, errors in upstreams without placeholders.
 func checkUpstreams(upstreams []string) error {
 	if len(upstreams) > 1 {
@@ -198,17 +179,4 @@ func resolveUpstream(upstreams []string) (*upstream, error) {
 		return nil, fmt.Errorf("upstream %q: %w", s, err)
 	}
 	return up, err
-}
-
-// url returns where a request for escapedPath, which begins with a slash, goes.
-func (u *upstream) url(escapedPath string, from *url.URL) *url.URL {
-	escaped := u.base + escapedPath
-	out := &url.URL{
-		Scheme: u.scheme(), Host: u.host,
-		RawQuery: from.RawQuery, ForceQuery: from.ForceQuery,
-	}
-	// A path that cannot be unescaped does not get past the server's parser.
-	out.Path, _ = url.PathUnescape(escaped)
-	out.RawPath = escaped
-	return out
 }

@@ -4,6 +4,8 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/relay"
 )
 
 func TestParseUpstream(t *testing.T) {
@@ -151,7 +153,8 @@ func FuzzParseUpstream(f *testing.F) {
 			t.Fatalf("%q: canonical form %q means %+v, want %+v", s, canonical, again, up)
 		}
 		// What is sent must be the base path, then the request's, byte for byte.
-		out := up.url("/x%2Fy", &url.URL{RawQuery: "a=%20&b"})
+		target := relay.Target{TLS: up.tls, Host: up.host, Base: up.base}
+		out := target.URL("/x%2Fy", &url.URL{RawQuery: "a=%20&b"})
 		if want := up.base + "/x%2Fy?a=%20&b"; out.RequestURI() != want || out.Host != up.host {
 			t.Fatalf("%q: request for %q at %q, want %q at %q", s, out.RequestURI(), out.Host, want, up.host)
 		}

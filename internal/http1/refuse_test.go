@@ -1,13 +1,15 @@
-package exchange
+package http1
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"net"
 	"net/http"
 	"runtime"
 	"strings"
 	"testing"
+	"testing/iotest"
 )
 
 // TestMethodIsOneWord: the rest would be another path.
@@ -45,7 +47,7 @@ func TestTakes(t *testing.T) {
 	}
 }
 
-// TestLargestBody is sent to a server that answers without having read it.
+// TestLargestBody is sent to a server that responds without reading it.
 func TestLargestBody(t *testing.T) {
 	both(t, func(t *testing.T, secure bool) {
 		s := newServer(t, secure, func(p *peer) {
@@ -54,7 +56,7 @@ func TestLargestBody(t *testing.T) {
 				if err != nil {
 					return
 				}
-				p.answer("early")
+				p.response("early")
 				io.Copy(io.Discard, req.Body)
 			}
 		})
@@ -79,11 +81,15 @@ func TestOneWrite(t *testing.T) {
 		first <- n
 		io.Copy(io.Discard, bufio.NewReader(far))
 	}()
-	body := []byte(strings.Repeat("b", 12<<10))
+	const size = 12 << 10
+	body, err := ReadBody(strings.NewReader(strings.Repeat("b", size)), size)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := c.write(newRequest(t.Context(), "POST", ""), body); err != nil {
 		t.Fatal(err)
 	}
-	if n := receive(t, first); n <= len(body) {
+	if n := receive(t, first); n <= size {
 		t.Errorf("%d bytes at first", n)
 	}
 }
@@ -112,5 +118,53 @@ func TestIdleConnectionIsSmall(t *testing.T) {
 	runtime.ReadMemStats(&after)
 	if each := (after.TotalAlloc - before.TotalAlloc) / n; each > 6<<10 {
 		t.Errorf("%d bytes", each)
+	}
+}
+
+// TestEarlyResponse has a server that responds and closes without reading: the
+// response arrives, whatever becomes of the request.
+func TestEarlyResponse(t *testing.T) {
+	both(t, func(t *testing.T, secure bool) {
+		for _, size := range []int{4 << 10, MaxBody} {
+			s := newServer(t, secure, func(p *peer) {
+				p.send("HTTP/1.1 429 Too Many Requests\r\nContent-Length: 4\r\n\r\nslow")
+				p.sent()
+				p.cork.Close() // with unread bytes: a reset
+			})
+			pool := s.pool()
+			for range 100 {
+				response, err := pool.RoundTrip(newRequest(t.Context(), "POST", strings.Repeat("b", size)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := readAll(t, response); response.StatusCode != 429 || got != "slow" {
+					t.Fatalf("status %d, body %q", response.StatusCode, got)
+				}
+			}
+			s.want(100, 0)
+		}
+	})
+}
+
+// TestBodySizes reads bodies around the sizes of the buffers, in small pieces too.
+func TestBodySizes(t *testing.T) {
+	for _, size := range []int{1, 1 << 10, 1<<10 + 1, 4 << 10, 5000, 16 << 10, 20_000, MaxBody} {
+		text := strings.Repeat("b", size)
+		for _, r := range []io.Reader{strings.NewReader(text + "more"), iotest.OneByteReader(strings.NewReader(text)), iotest.DataErrReader(strings.NewReader(text))} {
+			b, err := ReadBody(r, int64(size))
+			if err != nil {
+				t.Fatal(size, err)
+			}
+			for range 2 { // a body can be sent again
+				if got, err := io.ReadAll(b); err != nil || string(got) != text {
+					t.Errorf("%d bytes: got %d (%v)", size, len(got), err)
+				}
+				b.Close()
+			}
+			b.Release()
+		}
+		if _, err := ReadBody(strings.NewReader(text[1:]), int64(size)); !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("%d bytes, one missing: %v", size, err)
+		}
 	}
 }

@@ -1,4 +1,4 @@
-package exchange
+package http1
 
 import (
 	"context"
@@ -40,7 +40,7 @@ func TestRequestOnTheWire(t *testing.T) {
 			}
 			req.Header.Set("Test-Body", body)
 			heads <- req
-			p.answer("")
+			p.response("")
 		}
 	})
 	transport := &http.Transport{DisableCompression: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -57,11 +57,11 @@ func TestRequestOnTheWire(t *testing.T) {
 				if n == 1 {
 					req.Header["Double"] = []string{"a", "b  Injected: c"} // it refuses the other
 				}
-				answer, err := sender.RoundTrip(req)
+				response, err := sender.RoundTrip(req)
 				if err != nil {
 					t.Fatal(err)
 				}
-				readAll(t, answer)
+				readAll(t, response)
 				seen := receive(t, heads)
 				got[n] = fmt.Sprintln(seen.Method, seen.RequestURI, seen.Proto, seen.Host, seen.ContentLength, seen.TransferEncoding, seen.Header)
 			}
@@ -72,26 +72,26 @@ func TestRequestOnTheWire(t *testing.T) {
 	}
 }
 
-// open starts exchanges that have their heads, but not their bodies.
+// open starts requests that have their heads, but not their bodies.
 func open(t *testing.T, p *Pool, n int) []*http.Response {
 	t.Helper()
-	var answers []*http.Response
+	var responses []*http.Response
 	for range n {
-		answer, err := p.RoundTrip(newRequest(t.Context(), "POST", "x"))
+		response, err := p.RoundTrip(newRequest(t.Context(), "POST", "x"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		answers = append(answers, answer)
+		responses = append(responses, response)
 	}
-	return answers
+	return responses
 }
 
 func TestLastUsedFirst(t *testing.T) {
 	s := newServer(t, false, echo)
 	p := s.pool()
-	answers := open(t, p, 3)
+	responses := open(t, p, 3)
 	for _, n := range []int{2, 0, 1} {
-		readAll(t, answers[n])
+		readAll(t, responses[n])
 	}
 	for range 3 {
 		if _, conn := post(t, p, "x"); conn != "2" {
@@ -107,8 +107,8 @@ func TestMaxIdle(t *testing.T) {
 		s := newServer(t, secure, func(p *peer) { echo(p); ended <- p.n })
 		p := s.pool()
 		p.MaxIdle = 1
-		for _, answer := range open(t, p, 3) {
-			readAll(t, answer)
+		for _, response := range open(t, p, 3) {
+			readAll(t, response)
 		}
 		if a, b := receive(t, ended), receive(t, ended); a+b != 5 {
 			t.Errorf("closed %d and %d, want 2 and 3", a, b)
@@ -213,7 +213,7 @@ func TestStaleConnection(t *testing.T) {
 						return
 					}
 					_, body := p.request()
-					p.answer(body)
+					p.response(body)
 					<-again
 					spoil(p)
 					close(done)
@@ -244,15 +244,15 @@ func TestNeverTwice(t *testing.T) {
 				t.Run(name+body, func(t *testing.T) {
 					s := newServer(t, secure, func(p *peer) {
 						p.request()
-						p.answer("")
+						p.response("")
 						p.request()
 						fail(p)
 					})
 					p := s.pool()
 					post(t, p, "")
-					answer, err := p.RoundTrip(newRequest(t.Context(), "GET", body))
+					response, err := p.RoundTrip(newRequest(t.Context(), "GET", body))
 					if err == nil {
-						t.Errorf("answer %v", answer)
+						t.Errorf("response %v", response)
 					}
 					s.want(1, 2)
 				})
@@ -274,14 +274,14 @@ func TestClose(t *testing.T) {
 		ended := make(chan int64, 3)
 		s := newServer(t, secure, func(p *peer) { echo(p); ended <- p.n })
 		p := s.pool()
-		answers := open(t, p, 2)
-		readAll(t, answers[0])
+		responses := open(t, p, 2)
+		readAll(t, responses[0])
 		p.Close()
 		if n := receive(t, ended); n != 1 {
 			t.Errorf("connection %d closed, want the idle one", n)
 		}
-		if got := readAll(t, answers[1]); got != "x" {
-			t.Errorf("an exchange that was under way got %q", got)
+		if got := readAll(t, responses[1]); got != "x" {
+			t.Errorf("an request that was under way got %q", got)
 		}
 		receive(t, ended)
 		if got, _ := post(t, p, "late"); got != "late" {
@@ -306,7 +306,7 @@ func TestConcurrently(t *testing.T) {
 				for i := range each {
 					ctx, cancel := context.WithCancel(t.Context())
 					body := fmt.Sprint(n, " ", i)
-					answer, err := p.RoundTrip(newRequest(ctx, "POST", body))
+					response, err := p.RoundTrip(newRequest(ctx, "POST", body))
 					if i%5 == 0 {
 						cancel() // while the body is read, or not
 					}
@@ -315,8 +315,8 @@ func TestConcurrently(t *testing.T) {
 						cancel()
 						return
 					}
-					got, err := io.ReadAll(answer.Body)
-					answer.Body.Close()
+					got, err := io.ReadAll(response.Body)
+					response.Body.Close()
 					if cancel(); err == nil && string(got) != body || err != nil && i%5 != 0 {
 						t.Errorf("got %q, want %q (%v)", got, body, err)
 					}

@@ -1,4 +1,4 @@
-package exchange
+package http1
 
 import (
 	"bytes"
@@ -33,14 +33,14 @@ func BenchmarkPool(b *testing.B) {
 				http.RoundTripper
 			}{{"pool", pool}, {"transport", transport}} {
 				b.Run(layer+"/"+payload.name+"/"+way.name, func(b *testing.B) {
-					exchangeLoop(b, way, payload.size)
+					roundTripLoop(b, way, payload.size)
 				})
 			}
 		}
 	}
 }
 
-func exchangeLoop(b *testing.B, way http.RoundTripper, size int) {
+func roundTripLoop(b *testing.B, way http.RoundTripper, size int) {
 	reader := bytes.NewReader(make([]byte, size))
 	req := newRequest(b.Context(), "POST", "")
 	req.Header.Set("Content-Type", "application/json")
@@ -51,21 +51,21 @@ func exchangeLoop(b *testing.B, way http.RoundTripper, size int) {
 	for b.Loop() {
 		reader.Seek(0, io.SeekStart)
 		req.Body = io.NopCloser(reader)
-		answer, err := way.RoundTrip(req)
+		response, err := way.RoundTrip(req)
 		if err != nil {
 			b.Fatal(err)
 		}
 		for err == nil {
-			_, err = answer.Body.Read(buffer)
+			_, err = response.Body.Read(buffer)
 		}
-		answer.Body.Close()
+		response.Body.Close()
 	}
 }
 
-// thrifty answers whatever comes.
+// thrifty responds to whatever comes.
 func thrifty(p *peer) {
 	buffer := make([]byte, 128<<10)
-	answer := []byte("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\n{\"ok\":true}")
+	response := []byte("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\n{\"ok\":true}")
 	length := []byte("Content-Length: ")
 	have, want := 0, 0
 	for {
@@ -86,7 +86,7 @@ func thrifty(p *peer) {
 		}
 		if have >= want {
 			have, want = 0, 0
-			p.Write(answer)
+			p.Write(response)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package exchange
+package http1
 
 import (
 	"bufio"
@@ -14,6 +14,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -21,6 +22,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -170,8 +172,24 @@ func (p *peer) request() (*http.Request, string) {
 
 func (p *peer) send(text string) { io.WriteString(p, text) }
 
-// answer echoes body and says which connection it is.
-func (p *peer) answer(body string) {
+// sent waits until the client's kernel has acknowledged all: closing may discard
+// what has not left yet.
+func (p *peer) sent() {
+	raw, err := p.cork.Conn.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		p.s.t.Error(err)
+		return
+	}
+	for waiting := 1; waiting > 0 && err == nil; runtime.Gosched() {
+		controlErr := raw.Control(func(fd uintptr) { waiting, err = unix.IoctlGetInt(int(fd), unix.TIOCOUTQ) })
+		if err == nil {
+			err = controlErr
+		}
+	}
+}
+
+// response echoes body and says which connection it is.
+func (p *peer) response(body string) {
 	p.send(fmt.Sprintf("HTTP/1.1 200 OK\r\nConn: %d\r\nContent-Length: %d\r\n\r\n%s", p.n, len(body), body))
 }
 
@@ -184,7 +202,7 @@ func echo(p *peer) {
 		if req == nil {
 			return
 		}
-		p.answer(body)
+		p.response(body)
 	}
 }
 
@@ -223,17 +241,17 @@ func newRequest(ctx context.Context, method, body string) *http.Request {
 // post sends body and returns what comes back, and over which connection it came.
 func post(t testing.TB, p *Pool, body string) (got, conn string) {
 	t.Helper()
-	answer, err := p.RoundTrip(newRequest(t.Context(), "POST", body))
+	response, err := p.RoundTrip(newRequest(t.Context(), "POST", body))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return readAll(t, answer), answer.Header.Get("Conn")
+	return readAll(t, response), response.Header.Get("Conn")
 }
 
-func readAll(t testing.TB, answer *http.Response) string {
+func readAll(t testing.TB, response *http.Response) string {
 	t.Helper()
-	defer answer.Body.Close()
-	body, err := io.ReadAll(answer.Body)
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package exchange
+package http1
 
 import (
 	"errors"
@@ -14,8 +14,8 @@ import (
 
 const ok = "HTTP/1.1 200 OK\r\n"
 
-// answerTests has what a server may say, and then perhaps close the connection.
-var answerTests = []struct {
+// responseTests has what a server may say, and then perhaps close the connection.
+var responseTests = []struct {
 	name, method, raw string
 	closes            bool
 
@@ -36,14 +36,14 @@ var answerTests = []struct {
 	{name: "HEAD, chunked", method: "HEAD", raw: ok + "Transfer-Encoding: chunked\r\n\r\n", status: 200, kept: true},
 	{name: "204", raw: "HTTP/1.1 204 No Content\r\n\r\n", status: 204, kept: true},
 	{name: "304", raw: "HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\n", status: 304, kept: true},
-	{name: "500", raw: "HTTP/1.1 500 Oh\r\nContent-Length: 4\r\n\r\nbody", status: 500, body: "body", kept: true},
+	{name: "500", raw: "HTTP/1.1 500 Oh\r\nContent-Length: 4\r\n\r\nbody", status: 500, body: "body"},
 	{name: "close", raw: ok + "Connection: close\r\nContent-Length: 4\r\n\r\nbody", status: 200, body: "body"},
 	{name: "close, no body", raw: "HTTP/1.1 204 No Content\r\nConnection: x, Close\r\n\r\n", status: 204},
 	{name: "101", raw: "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n", status: 101},
 	{name: "after 100", raw: "HTTP/1.1 100 Continue\r\n\r\n" + ok + "Content-Length: 4\r\n\r\nbody", status: 200, body: "body", kept: true},
 	{name: "bare LF", raw: "HTTP/1.1 200 OK\nContent-Length: 4\n\nbody", status: 200, body: "body", kept: true},
 
-	// What follows an answer belongs to no request.
+	// What follows a response belongs to no request.
 	{name: "surplus", raw: ok + "Content-Length: 4\r\n\r\nbody" + ok + "\r\n", status: 200, body: "body"},
 	{name: "surplus byte", raw: ok + "Content-Length: 4\r\n\r\nbodyX", status: 200, body: "body"},
 	{name: "surplus to nothing", raw: ok + "Content-Length: 0\r\n\r\n" + ok + "\r\n", status: 200},
@@ -61,6 +61,8 @@ var answerTests = []struct {
 	{name: "nothing", closes: true},
 	{name: "half a head", raw: ok + "Content-", closes: true},
 	{name: "no HTTP", raw: "SSH-2.0-OpenSSH\r\n\r\n"},
+	{name: "status 000", raw: "HTTP/1.1 000 Nothing\r\nContent-Length: 0\r\n\r\n"},
+	{name: "status 099", raw: "HTTP/1.1 099 Less\r\nContent-Length: 0\r\n\r\n"},
 	{name: "no status", raw: "HTTP/1.1 OK\r\n\r\n"},
 	{name: "bad field", raw: ok + "no colon\r\n\r\n"},
 	{name: "bad length", raw: ok + "Content-Length: -4\r\n\r\nbody"},
@@ -69,9 +71,9 @@ var answerTests = []struct {
 	{name: "bad 1xx", raw: "HTTP/1.1 103 Early\r\nno colon\r\n\r\n" + ok + "\r\n"},
 }
 
-func TestAnswers(t *testing.T) {
+func TestResponses(t *testing.T) {
 	both(t, func(t *testing.T, secure bool) {
-		for _, test := range answerTests {
+		for _, test := range responseTests {
 			t.Run(test.name, func(t *testing.T) {
 				t.Parallel()
 				ended := make(chan bool, 1)
@@ -94,7 +96,7 @@ func TestAnswers(t *testing.T) {
 				if method == "" {
 					method = "POST"
 				}
-				answer, err := p.RoundTrip(newRequest(t.Context(), method, "x"))
+				response, err := p.RoundTrip(newRequest(t.Context(), method, "x"))
 				if err != nil {
 					if test.status != 0 {
 						t.Fatal(err)
@@ -103,20 +105,20 @@ func TestAnswers(t *testing.T) {
 					s.want(1, 1)
 					return
 				}
-				if answer.StatusCode != test.status {
-					t.Errorf("status %d, want %d", answer.StatusCode, test.status)
+				if response.StatusCode != test.status {
+					t.Errorf("status %d, want %d", response.StatusCode, test.status)
 				}
-				body, err := io.ReadAll(answer.Body)
+				body, err := io.ReadAll(response.Body)
 				if string(body) != test.body || (err != nil) != test.broken {
 					t.Errorf("body %q, error %v", body, err)
 				}
-				if got := answer.Trailer.Get("Sum"); got != test.trailer {
+				if got := response.Trailer.Get("Sum"); got != test.trailer {
 					t.Errorf("trailer %q", got)
 				}
 				if !test.kept {
 					receive(t, ended) // before Close
 				}
-				answer.Body.Close()
+				response.Body.Close()
 				got, conn := post(t, p, "next")
 				if got != "next" || (conn == "1") != test.kept {
 					t.Errorf("got %q over connection %s", got, conn)
@@ -127,7 +129,7 @@ func TestAnswers(t *testing.T) {
 	})
 }
 
-// TestSurplusRecords has what is behind the answer in TLS records of its own, which
+// TestSurplusRecords has what is behind the response in TLS records of its own, which
 // crypto/tls has read from the socket, but has not given out.
 func TestSurplusRecords(t *testing.T) {
 	for _, body := range []string{"", "body"} {
@@ -139,7 +141,7 @@ func TestSurplusRecords(t *testing.T) {
 				}
 				p.request()
 				p.cork.hold()
-				p.answer(body)
+				p.response(body)
 				p.send(surplus)
 				p.cork.release()
 				echo(p)
@@ -154,9 +156,9 @@ func TestSurplusRecords(t *testing.T) {
 	}
 }
 
-// TestFarewellBehindTheAnswer has TLS end in the same segment as the answer, and
+// TestFarewellAfterTheResponse has TLS end in the same segment as the response, and
 // the connection stay open.
-func TestFarewellBehindTheAnswer(t *testing.T) {
+func TestFarewellAfterTheResponse(t *testing.T) {
 	for _, body := range []string{"", "body"} {
 		s := newServer(t, true, func(p *peer) {
 			if p.n > 1 {
@@ -165,7 +167,7 @@ func TestFarewellBehindTheAnswer(t *testing.T) {
 			}
 			p.request()
 			p.cork.hold()
-			p.answer(body)
+			p.response(body)
 			p.Conn.(interface{ CloseWrite() error }).CloseWrite()
 			p.cork.release()
 			p.end()
@@ -178,8 +180,8 @@ func TestFarewellBehindTheAnswer(t *testing.T) {
 	}
 }
 
-// TestUnreadAnswer closes an answer's body before its end.
-func TestUnreadAnswer(t *testing.T) {
+// TestUnreadResponse closes a response's body before its end.
+func TestUnreadResponse(t *testing.T) {
 	both(t, func(t *testing.T, secure bool) {
 		for name, raw := range map[string]string{
 			"all there": ok + "Content-Length: 4\r\n\r\nbody",
@@ -190,14 +192,14 @@ func TestUnreadAnswer(t *testing.T) {
 				ended := make(chan bool, 2)
 				s := newServer(t, secure, func(p *peer) { p.request(); p.send(raw); p.end(); ended <- true })
 				p := s.pool()
-				answer, err := p.RoundTrip(newRequest(t.Context(), "POST", "x"))
+				response, err := p.RoundTrip(newRequest(t.Context(), "POST", "x"))
 				if err != nil {
 					t.Fatal(err)
 				}
-				answer.Body.Read(make([]byte, 3))
-				answer.Body.Close()
+				response.Body.Read(make([]byte, 3))
+				response.Body.Close()
 				receive(t, ended)
-				answer.Body.Close()
+				response.Body.Close()
 				if len(p.idle) != 0 {
 					t.Error("kept")
 				}
@@ -206,7 +208,7 @@ func TestUnreadAnswer(t *testing.T) {
 	})
 }
 
-func TestInterimAnswers(t *testing.T) {
+func TestInterimResponses(t *testing.T) {
 	s := newServer(t, false, func(p *peer) {
 		p.request()
 		p.send("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
@@ -226,11 +228,11 @@ func TestInterimAnswers(t *testing.T) {
 			return nil
 		},
 	})
-	answer, err := p.RoundTrip(newRequest(ctx, "POST", "x"))
+	response, err := p.RoundTrip(newRequest(ctx, "POST", "x"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	readAll(t, answer)
+	readAll(t, response)
 	if want := []string{"100", "103</a>", "102"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
@@ -241,8 +243,8 @@ func TestInterimAnswers(t *testing.T) {
 	}
 }
 
-// TestEndlessInterimAnswers has a server that never comes to the point.
-func TestEndlessInterimAnswers(t *testing.T) {
+// TestEndlessInterimResponses has a server that never comes to the point.
+func TestEndlessInterimResponses(t *testing.T) {
 	s := newServer(t, false, func(p *peer) {
 		p.request()
 		for {
@@ -272,7 +274,7 @@ func TestMaxHeader(t *testing.T) {
 				})
 				p := s.pool()
 				p.MaxHeader = limit + int64(len(interim))
-				answer, err := p.RoundTrip(newRequest(t.Context(), "POST", "x"))
+				response, err := p.RoundTrip(newRequest(t.Context(), "POST", "x"))
 				if over > 0 {
 					if !errors.Is(err, errHeaderTooLarge) {
 						t.Errorf("%d bytes more: error %v", over, err)
@@ -282,7 +284,7 @@ func TestMaxHeader(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if readAll(t, answer) != body {
+				if readAll(t, response) != body {
 					t.Error("another body")
 				}
 			}
@@ -290,9 +292,9 @@ func TestMaxHeader(t *testing.T) {
 	})
 }
 
-// TestAnswerIsWhole compares the answer's parts with those of http.Transport.
-func TestAnswerIsWhole(t *testing.T) {
-	for _, test := range answerTests {
+// TestResponseIsWhole compares the response's parts with those of http.Transport.
+func TestResponseIsWhole(t *testing.T) {
+	for _, test := range responseTests {
 		if test.status == 0 || test.status == http.StatusSwitchingProtocols {
 			continue
 		}
@@ -302,13 +304,13 @@ func TestAnswerIsWhole(t *testing.T) {
 		for n, sender := range []http.RoundTripper{s.pool(), transport} {
 			req := newRequest(t.Context(), test.method, "")
 			req.URL.Host = s.ln.Addr().String()
-			answer, err := sender.RoundTrip(req)
+			response, err := sender.RoundTrip(req)
 			if err != nil {
 				t.Fatal(test.name, ": ", err)
 			}
-			body, _ := io.ReadAll(answer.Body)
-			answer.Body.Close()
-			got[n] = fmt.Sprint(answer.Status, answer.Proto, answer.ContentLength, answer.TransferEncoding, answer.Header, string(body), answer.Trailer)
+			body, _ := io.ReadAll(response.Body)
+			response.Body.Close()
+			got[n] = fmt.Sprint(response.Status, response.Proto, response.ContentLength, response.TransferEncoding, response.Header, string(body), response.Trailer)
 		}
 		if got[0] != got[1] {
 			t.Errorf("%s:\n%s\nhttp.Transport:\n%s", test.name, got[0], got[1])

@@ -1,4 +1,4 @@
-package exchange
+package http1
 
 import (
 	"bufio"
@@ -12,10 +12,11 @@ import (
 	"net/textproto"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 )
 
-// conn is a connection to the server. One exchange owns it at a time.
+// conn is a connection to the server. One request owns it at a time.
 type conn struct {
 	net.Conn
 	socket net.Conn      // below TLS, or Conn itself
@@ -24,7 +25,8 @@ type conn struct {
 	quiet  quietness
 	unused time.Time // since when it has been idle
 
-	layered bool // socket is not Conn
+	layered  bool  // socket is not Conn
+	writeErr error // of the request; the connection is not used again
 }
 
 // writeSize fits a request with one of the SDK's posts, so that it goes out in one
@@ -48,7 +50,7 @@ func newConn(nc net.Conn) *conn {
 // nor bytes that nobody asked for.
 func (c *conn) isQuiet() bool { return c.quiet.check() }
 
-// isDrained reports whether nothing has come behind an answer: it would be taken for
+// isDrained reports whether nothing has come behind a response: it would be taken for
 // the next one. crypto/tls may have read more than it has given out, which the
 // socket does not show any more; a read that does not wait does.
 func (c *conn) isDrained() bool {
@@ -64,7 +66,7 @@ func (c *conn) isDrained() bool {
 	return errors.Is(err, os.ErrDeadlineExceeded)
 }
 
-// interrupt fails what the exchange is waiting for.
+// interrupt fails what the request is waiting for.
 func (c *conn) interrupt() { c.socket.Close() }
 
 // abort closes c without TLS's farewell, for which crypto/tls would wait where the
@@ -74,28 +76,52 @@ func (c *conn) abort() {
 	c.Close()
 }
 
-// exchange writes req with body and reads the head of the answer.
-func (c *conn) exchange(req *http.Request, body []byte, maxHeader int64) (*http.Response, error) {
-	if err := c.write(req, body); err != nil {
+// roundTrip writes req with body and reads the head of the response.
+func (c *conn) roundTrip(req *http.Request, body *Body, maxHeader int64) (*http.Response, error) {
+	writeErr := c.write(req, body)
+	if writeErr != nil && !closedByPeer(writeErr) {
+		return nil, cause(req.Context(), writeErr)
+	}
+	response, err := c.readResponse(req, maxHeader)
+	if err != nil {
+		if writeErr != nil {
+			err = writeErr
+		}
 		return nil, cause(req.Context(), err)
 	}
-	// One limit for all of them: there may be any number of 1xx answers.
+	if writeErr != nil {
+		response.Close = true
+	}
+	return response, nil
+}
+
+// closedByPeer reports whether a write failed because the peer has closed the
+// connection. What it sent before that can still be read.
+func closedByPeer(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// readResponse reads the head of the final response, and hands 1xx responses to the
+// request's trace.
+func (c *conn) readResponse(req *http.Request, maxHeader int64) (*http.Response, error) {
+	// One limit for all of them: there may be any number of 1xx responses.
 	c.head.limit(maxHeader)
 	for {
-		answer, err := http.ReadResponse(c.r, req)
-		if err != nil {
-			if c.head.left <= 0 {
-				err = errHeaderTooLarge // ReadResponse may call what is missing malformed
-			}
-			return nil, cause(req.Context(), err)
-		}
-		if answer.StatusCode >= 200 || answer.StatusCode == http.StatusSwitchingProtocols {
+		response, err := http.ReadResponse(c.r, req)
+		switch {
+		case err != nil && c.head.left <= 0:
+			return nil, errHeaderTooLarge // ReadResponse may call what is missing malformed
+		case err != nil:
+			return nil, err
+		case response.StatusCode < 100:
+			return nil, errBadStatus // ReadResponse takes 000 to 099
+		case response.StatusCode >= 200 || response.StatusCode == http.StatusSwitchingProtocols:
 			c.head.unlimit()
-			return answer, nil
+			return response, nil
 		}
 		trace := httptrace.ContextClientTrace(req.Context())
 		if trace != nil && trace.Got1xxResponse != nil {
-			if err := trace.Got1xxResponse(answer.StatusCode, textproto.MIMEHeader(answer.Header)); err != nil {
+			if err := trace.Got1xxResponse(response.StatusCode, textproto.MIMEHeader(response.Header)); err != nil {
 				return nil, err
 			}
 		}
@@ -103,20 +129,34 @@ func (c *conn) exchange(req *http.Request, body []byte, maxHeader int64) (*http.
 }
 
 // write lets net/http frame the request.
-func (c *conn) write(req *http.Request, body []byte) error {
+func (c *conn) write(req *http.Request, body *Body) error {
 	framed := *req
 	framed.Body, framed.ContentLength = nil, 0
-	if len(body) > 0 {
-		framed.Body, framed.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	if body != nil && body.size > 0 {
+		// A type that net/http knows to be in memory goes out together with the head.
+		framed.Body, framed.ContentLength = io.NopCloser(bytes.NewReader(body.bytes())), int64(body.size)
 	}
 	w := writers.Get().(*bufio.Writer)
 	defer writers.Put(w)
-	w.Reset(c.Conn)
+	w.Reset(c)
 	defer w.Reset(nil)
-	if err := framed.Write(w); err != nil {
-		return err
+	err := framed.Write(w)
+	if err == nil {
+		err = w.Flush()
 	}
-	return w.Flush()
+	if c.writeErr != nil {
+		return c.writeErr
+	}
+	return err
+}
+
+// Write remembers its error: net/http may take it for one of the body and hide it.
+func (c *conn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	if err != nil {
+		c.writeErr = err
+	}
+	return n, err
 }
 
 // cause prefers the reason of an interruption to its effect.
@@ -127,7 +167,7 @@ func cause(ctx context.Context, err error) error {
 	return err
 }
 
-// headReader reads from conn, bounded while the head of an answer is read.
+// headReader reads from conn, bounded while the head of a response is read.
 type headReader struct {
 	conn    io.Reader
 	bounded bool

@@ -1,6 +1,6 @@
 //go:build !unix
 
-package exchange
+package http1
 
 import "net"
 

@@ -1,4 +1,4 @@
-package exchange
+package http1
 
 import (
 	"bytes"
@@ -71,16 +71,16 @@ func TestCancelledInTheBody(t *testing.T) {
 				ended := make(chan bool, 1)
 				s := newServer(t, secure, func(p *peer) { p.request(); p.send(raw); p.end(); ended <- true })
 				p := s.pool()
-				answer, err := p.RoundTrip(newRequest(ctx, "POST", "x"))
+				response, err := p.RoundTrip(newRequest(ctx, "POST", "x"))
 				if err != nil {
 					t.Fatal(err)
 				}
-				defer answer.Body.Close()
-				if _, err := io.ReadFull(answer.Body, make([]byte, 4)); err != nil {
+				defer response.Body.Close()
+				if _, err := io.ReadFull(response.Body, make([]byte, 4)); err != nil {
 					t.Fatal(err)
 				}
 				cancel(errEnough)
-				if _, err := answer.Body.Read(make([]byte, 1)); !errors.Is(err, errEnough) {
+				if _, err := response.Body.Read(make([]byte, 1)); !errors.Is(err, errEnough) {
 					t.Errorf("error %v", err)
 				}
 				receive(t, ended)
@@ -93,31 +93,31 @@ func TestCancelledInTheBody(t *testing.T) {
 }
 
 // TestCancelledBetweenHeadAndClose: that ends the connection, whoever still holds
-// the answer.
+// the response.
 func TestCancelledBetweenHeadAndClose(t *testing.T) {
 	both(t, func(t *testing.T, secure bool) {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		ended := make(chan bool, 1)
-		s := newServer(t, secure, func(p *peer) { p.request(); p.answer("body"); p.end(); ended <- true })
+		s := newServer(t, secure, func(p *peer) { p.request(); p.response("body"); p.end(); ended <- true })
 		p := s.pool()
-		answer, err := p.RoundTrip(newRequest(ctx, "POST", "x"))
+		response, err := p.RoundTrip(newRequest(ctx, "POST", "x"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		cancel(errEnough)
 		receive(t, ended)
 		// The body has come, or not, but its connection is gone.
-		if _, err := io.ReadAll(answer.Body); err != nil && !errors.Is(err, errEnough) {
+		if _, err := io.ReadAll(response.Body); err != nil && !errors.Is(err, errEnough) {
 			t.Errorf("error %v", err)
 		}
-		answer.Body.Close()
+		response.Body.Close()
 		if len(p.idle) != 0 {
 			t.Error("kept")
 		}
 	})
 }
 
-// TestCancelledAfterwards: what ends after an exchange does not touch the next one
+// TestCancelledAfterwards: what ends after a request does not touch the next one
 // on the same connection.
 func TestCancelledAfterwards(t *testing.T) {
 	both(t, func(t *testing.T, secure bool) {
@@ -125,12 +125,12 @@ func TestCancelledAfterwards(t *testing.T) {
 		p := s.pool()
 		for _, body := range []string{"x", "", "x"} {
 			ctx, cancel := context.WithCancel(t.Context())
-			answer, err := p.RoundTrip(newRequest(ctx, "POST", body))
+			response, err := p.RoundTrip(newRequest(ctx, "POST", body))
 			if err != nil {
 				t.Fatal(err)
 			}
 			if body != "" {
-				readAll(t, answer)
+				readAll(t, response)
 			}
 			cancel()
 		}
@@ -208,12 +208,12 @@ func TestSlowRequestBody(t *testing.T) {
 	result := make(chan string)
 	go func() {
 		defer close(result)
-		answer, err := p.RoundTrip(req)
+		response, err := p.RoundTrip(req)
 		if err != nil {
 			t.Error(err)
 			return
 		}
-		result <- readAll(t, answer)
+		result <- readAll(t, response)
 	}()
 	client.Write([]byte("slow"))
 	select {

@@ -1,10 +1,10 @@
-// Package exchange sends small HTTP/1.1 requests over kept-alive connections, each
-// in the goroutine that asks for it. http.Transport passes a request and its answer
+// Package http1 sends small HTTP/1.1 requests over kept-alive connections, each in
+// the goroutine that asks for it. http.Transport passes a request and its response
 // between three goroutines; for the SDK's posts that is most of what forwarding
 // costs (docs/performance.md).
 //
 // It knows nothing of Caddy.
-package exchange
+package http1
 
 import (
 	"context"
@@ -21,8 +21,8 @@ import (
 )
 
 // MaxBody is the largest request body in bytes that a Pool sends. It has to fit
-// into the buffers between the two ends: nobody reads the relay's answer while the
-// request is being written.
+// into the buffers between the two ends: nobody reads the server's response while
+// the request is being written.
 const MaxBody = 64 << 10
 
 // Pool is an http.RoundTripper for one server. It repeats no request: a request
@@ -35,7 +35,7 @@ type Pool struct {
 	// IdleTimeout is how long an unused connection is kept; unless it is positive,
 	// for as long as the server keeps it.
 	IdleTimeout time.Duration
-	// MaxHeader bounds the head of an answer, in bytes.
+	// MaxHeader bounds the head of a response, in bytes.
 	MaxHeader int64
 
 	mu     sync.Mutex // protects what follows
@@ -51,9 +51,12 @@ func Takes(req *http.Request) bool {
 		len(req.Trailer) == 0 && len(req.Header["Expect"]) == 0
 }
 
-// RoundTrip sends req and returns the head of its answer. The connection is kept
-// when the answer's body has been read to its end. The context ends the exchange
-// at any time.
+// RoundTrip sends req and returns the head of its response. The connection is kept
+// when the response's body has been read to its end. The context ends the round
+// trip at any time.
+//
+// A server may respond and close without reading the request. Its response is
+// returned also where writing the request has failed.
 //
 // Of the context's httptrace hooks it calls GetConn, once the request's body has
 // been read, those of http.Request.Write, and Got1xxResponse.
@@ -63,11 +66,13 @@ func (p *Pool) RoundTrip(req *http.Request) (*http.Response, error) {
 		closeBody(req)
 		return nil, fmt.Errorf("invalid method %q", req.Method)
 	}
-	body, err := readBody(req)
+	body, owned, err := bodyOf(req)
 	if err != nil {
 		return nil, err
 	}
-	defer body.release()
+	if owned {
+		defer body.Release()
+	}
 	if trace := httptrace.ContextClientTrace(req.Context()); trace != nil && trace.GetConn != nil {
 		trace.GetConn(req.URL.Host)
 	}
@@ -76,22 +81,29 @@ func (p *Pool) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	stop := context.AfterFunc(req.Context(), c.interrupt)
-	answer, err := c.exchange(req, body.bytes, p.MaxHeader)
+	response, err := c.roundTrip(req, body, p.MaxHeader)
 	if err != nil {
 		stop()
 		c.abort()
 		return nil, err
 	}
-	held := &answerBody{
-		ReadCloser: answer.Body, ctx: req.Context(), pool: p, conn: c, stop: stop,
-		keep: !answer.Close && answer.StatusCode != http.StatusSwitchingProtocols,
+	held := &responseBody{
+		ReadCloser: response.Body, ctx: req.Context(), pool: p, conn: c, stop: stop,
+		keep: reusable(response),
 	}
-	if answer.Body == http.NoBody {
+	if response.Body == http.NoBody {
 		held.done(true)
-		return answer, nil
+		return response, nil
 	}
-	answer.Body = held
-	return answer, nil
+	response.Body = held
+	return response, nil
+}
+
+// reusable reports whether the connection may carry another request. A server that
+// refuses a request may close the connection without reading it, and its reset may
+// still be on the way.
+func reusable(response *http.Response) bool {
+	return !response.Close && response.StatusCode >= 200 && response.StatusCode < 400
 }
 
 // take returns an idle connection that is still good, or a new one.
@@ -162,8 +174,8 @@ func (p *Pool) expire() {
 	closeAll(expired)
 }
 
-// Close closes the idle connections and keeps none from now on. Exchanges under
-// way go on.
+// Close closes the idle connections and keeps none from now on. Requests under way
+// go on.
 func (p *Pool) Close() {
 	p.mu.Lock()
 	p.closed = true
@@ -183,48 +195,8 @@ func closeAll(conns []*conn) {
 	}
 }
 
-// bodies are buffers for request bodies.
-var bodies = sync.Pool{New: func() any { return new([MaxBody]byte) }}
-
-// requestBody is a request's body, all of it.
-type requestBody struct {
-	bytes  []byte
-	buffer *[MaxBody]byte
-}
-
-// readBody reads the body before a connection is taken: a slow client must not
-// keep one busy.
-func readBody(req *http.Request) (requestBody, error) {
-	defer closeBody(req)
-	if req.Body == nil || req.ContentLength == 0 {
-		return requestBody{}, nil
-	}
-	b := requestBody{buffer: bodies.Get().(*[MaxBody]byte)}
-	b.bytes = b.buffer[:req.ContentLength]
-	if _, err := io.ReadFull(req.Body, b.bytes); err != nil {
-		b.release()
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
-		return requestBody{}, err
-	}
-	return b, nil
-}
-
-func closeBody(req *http.Request) {
-	if req.Body != nil {
-		req.Body.Close()
-	}
-}
-
-func (b requestBody) release() {
-	if b.buffer != nil {
-		bodies.Put(b.buffer)
-	}
-}
-
-// answerBody gives the connection back when it has been read to its end.
-type answerBody struct {
+// responseBody gives the connection back when it has been read to its end.
+type responseBody struct {
 	io.ReadCloser
 	ctx  context.Context // of the request
 	pool *Pool
@@ -233,7 +205,16 @@ type answerBody struct {
 	keep bool
 }
 
-func (b *answerBody) Read(p []byte) (int, error) {
+// Buffered returns how many bytes of the connection are here already: at least as
+// many can be read without waiting, as far as they belong to the body.
+func (b *responseBody) Buffered() int {
+	if b.conn == nil {
+		return 0
+	}
+	return b.conn.r.Buffered()
+}
+
+func (b *responseBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if err != nil {
 		b.done(err == io.EOF)
@@ -244,13 +225,13 @@ func (b *answerBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close reads nothing: an answer that is not wanted is not worth waiting for.
-func (b *answerBody) Close() error {
+// Close reads nothing: a response that is not wanted is not worth waiting for.
+func (b *responseBody) Close() error {
 	b.done(false)
 	return nil
 }
 
-func (b *answerBody) done(complete bool) {
+func (b *responseBody) done(complete bool) {
 	c := b.conn
 	if c == nil {
 		return
@@ -267,4 +248,7 @@ func (b *answerBody) done(complete bool) {
 	}
 }
 
-var errHeaderTooLarge = errors.New("the head of the answer is too large")
+var (
+	errHeaderTooLarge = errors.New("the head of the response is too large")
+	errBadStatus      = errors.New("the status of the response is below 100")
+)

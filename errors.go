@@ -1,0 +1,205 @@
+package watchrtcproxy
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/handshake"
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/relay"
+)
+
+// statusClientClosed is what Caddy logs for a client that did not wait.
+const statusClientClosed = 499
+
+var (
+	errDraining     = errors.New("the upstream is being drained")
+	errBodyTooLarge = errors.New("the request's body exceeds max_body_size")
+	errLoop         = errors.New("the upstream leads back to this proxy")
+	errClimbs       = errors.New("the path leads out of the mount")
+	errMethod       = errors.New("the method is not one word")
+)
+
+// refusal is a response made here instead of by the relay. Its error holds no
+// secrets: Caddy logs it.
+type refusal struct {
+	status     int
+	err        error
+	retryAfter time.Duration     // zero for no Retry-After
+	header     map[string]string // besides those that each refusal has
+}
+
+func invalidHandshake(err error, extended bool) *refusal {
+	if !errors.Is(err, handshake.ErrVersion) {
+		return &refusal{status: http.StatusBadRequest, err: err}
+	}
+	header := map[string]string{"Sec-WebSocket-Version": handshake.Version}
+	if !extended { // HTTP/2 and 3 have neither of these
+		header["Upgrade"], header["Connection"] = "websocket", "Upgrade"
+	}
+	return &refusal{status: http.StatusUpgradeRequired, err: err, header: header}
+}
+
+func (h *Handler) draining() *refusal {
+	return &refusal{
+		status: http.StatusServiceUnavailable, err: errDraining,
+		retryAfter: max(time.Duration(*h.DrainWindow), time.Second),
+	}
+}
+
+// refuse writes a refusal, or returns the error that has Caddy's error routes do so.
+// Page code can read it: a response without Access-Control-Allow-Origin is hidden
+// from other origins' pages.
+func (t *roundTrip) refuse(f *refusal) error {
+	if t.allowPreflight(f) {
+		return nil
+	}
+	header := t.w.Header()
+	if origin := t.r.Header.Get("Origin"); origin != "" {
+		header.Set("Access-Control-Allow-Origin", origin)
+		header.Add("Vary", "Origin")
+	}
+	if f.retryAfter > 0 {
+		header.Set("Retry-After", strconv.Itoa(int(f.retryAfter.Round(time.Second)/time.Second)))
+	}
+	if t.r.ProtoMajor == 1 && (t.limit == nil && t.r.ContentLength != 0 || t.body.unread()) {
+		// Or net/http waits for the body before it writes the response.
+		header.Set("Connection", "close")
+	}
+	for field, value := range f.header {
+		header.Set(field, value)
+	}
+	if f.status >= http.StatusInternalServerError && !t.h.errorRoutes.see(t.r, t.h) {
+		t.w.WriteHeader(f.status)
+		return nil
+	}
+	return caddyhttp.Error(f.status, f.err)
+}
+
+// allowPreflight allows a CORS preflight that would be refused here, and reports
+// whether it did. A refused preflight keeps the browser from sending the request
+// itself, and so keeps its page from reading why that is refused. It gives no
+// permission that could be used: the request is refused in turn, or answered by the
+// relay under its own CORS rules.
+func (t *roundTrip) allowPreflight(f *refusal) bool {
+	origin, method := t.r.Header.Get("Origin"), t.r.Header.Get("Access-Control-Request-Method")
+	if t.r.Method != http.MethodOptions || origin == "" || method == "" || f.status == http.StatusForbidden {
+		return false
+	}
+	header := t.w.Header()
+	header.Set("Access-Control-Allow-Origin", origin)
+	header.Set("Access-Control-Allow-Methods", method)
+	if fields := t.r.Header.Values("Access-Control-Request-Headers"); len(fields) > 0 {
+		header["Access-Control-Allow-Headers"] = fields
+	}
+	header.Set("Access-Control-Max-Age", "0") // the relay may be back any time
+	header.Add("Vary", "Origin")
+	t.w.WriteHeader(http.StatusNoContent)
+	return true
+}
+
+// fail refuses a request for which there is no response of a relay.
+func (t *roundTrip) fail(err error) error {
+	if t.r.Context().Err() != nil {
+		t.w.WriteHeader(statusClientClosed)
+		return nil
+	}
+	var client clientError
+	var failure *relay.Error
+	switch {
+	case errors.Is(err, errBodyTooLarge):
+		return t.refuse(&refusal{status: http.StatusRequestEntityTooLarge, err: errBodyTooLarge})
+	case errors.As(err, &client):
+		return t.refuse(&refusal{status: http.StatusBadRequest, err: client.reason()})
+	case errors.Is(err, errDraining):
+		return t.refuse(t.h.draining())
+	case errors.As(err, &failure):
+		faults.add(fault{upstream: failure.Relay, stage: failure.Stage, text: failure.Error()})
+	}
+	if unsent(err) {
+		t.body.giveBack(t.r)
+	}
+	status := http.StatusBadGateway
+	if failure != nil && failure.Timeout() {
+		status = http.StatusGatewayTimeout
+	}
+	return t.refuse(&refusal{status: status, err: err})
+}
+
+// unsent reports whether err came before a relay can have seen the request.
+func unsent(err error) bool {
+	var failure *relay.Error
+	return errors.As(err, &failure) && failure.Unsent()
+}
+
+// reason says what is wrong with the client's body in words of our own: net/http may
+// quote it.
+func (e clientError) reason() error {
+	switch {
+	case errors.Is(e, io.ErrUnexpectedEOF), errors.Is(e, io.EOF):
+		return errors.New("the request's body breaks off")
+	case errors.Is(e, os.ErrDeadlineExceeded):
+		return fmt.Errorf("the request's body does not come: %w", os.ErrDeadlineExceeded)
+	}
+	return errors.New("the request's body is not valid")
+}
+
+// errorRoutes tells whether an error route would see an error of this handler. Where
+// none would, Caddy logs the error together with the request, whose URL holds the
+// client's key.
+type errorRoutes struct {
+	server *caddyhttp.Server
+	always bool // an enclosing subroute has error routes
+}
+
+func newErrorRoutes(ctx caddy.Context, server *caddyhttp.Server) errorRoutes {
+	routes := errorRoutes{server: server}
+	for _, module := range ctx.Modules() {
+		if subroute, ok := module.(*caddyhttp.Subroute); ok && subroute.Errors != nil {
+			routes.always = true
+		}
+	}
+	return routes
+}
+
+func (e errorRoutes) see(r *http.Request, h *Handler) bool {
+	if e.always || e.server == nil {
+		return true
+	}
+	if e.server.Errors != nil && len(e.server.Errors.Routes) > 0 {
+		return true
+	}
+	// Who invokes a named route may have error routes around it.
+	for _, route := range e.server.NamedRoutes {
+		if holds(route.Handlers, h) {
+			return true
+		}
+	}
+	return false
+}
+
+// holds reports whether h is among handlers, or in a subroute of theirs.
+func holds(handlers []caddyhttp.MiddlewareHandler, h *Handler) bool {
+	for _, handler := range handlers {
+		switch handler := handler.(type) {
+		case *Handler:
+			if handler == h {
+				return true
+			}
+		case *caddyhttp.Subroute:
+			for _, route := range handler.Routes {
+				if holds(route.Handlers, h) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}

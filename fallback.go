@@ -1,0 +1,322 @@
+package watchrtcproxy
+
+import (
+	"errors"
+	"io"
+	"maps"
+	"net/http"
+	"net/textproto"
+	"sync"
+	"sync/atomic"
+
+	"go.uber.org/zap"
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/forward"
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/http1"
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/relay"
+)
+
+// post sends a request that opens no WebSocket to the relay.
+func (t *roundTrip) post() (*http.Response, error) {
+	out := t.outgoing(t.traced(t.limit.Context))
+	t.body.attach(out)
+	t.h.applyRequestOps(out)
+	response, err := t.relay.RoundTrip(out)
+	if err == nil && response.StatusCode == http.StatusSwitchingProtocols {
+		response.Body.Close()
+		return nil, t.relay.Invalid("switched protocols without being asked to", nil)
+	}
+	return response, err
+}
+
+// interim is whether 1xx responses may still be passed on.
+type interim struct {
+	mu   sync.Mutex // protects done, and the header while a 1xx is written
+	done bool
+}
+
+func (i *interim) stop() {
+	i.mu.Lock()
+	i.done = true
+	i.mu.Unlock()
+}
+
+// pass1xx passes 1xx responses on while the relay's final response is awaited (RFC
+// 9110, section 15.2). HTTP/1.0 has none. net/http sends a 100 of its own, and a 101
+// means nothing here.
+func (t *roundTrip) pass1xx(code int, fields textproto.MIMEHeader) error {
+	t.interim.mu.Lock()
+	defer t.interim.mu.Unlock()
+	if t.interim.done || code <= http.StatusSwitchingProtocols || !t.r.ProtoAtLeast(1, 1) {
+		return nil
+	}
+	header := t.w.Header()
+	own := maps.Clone(header)
+	from := http.Header(fields)
+	forward.StripResponse(from)
+	maps.Copy(header, from)
+	t.w.WriteHeader(code)
+	clear(header)
+	maps.Copy(header, own)
+	return nil
+}
+
+// clientBody is the body of the client's request.
+type clientBody struct {
+	small  *http1.Body   // all of it, where it is small
+	stream *streamedBody // or what gives it out as it comes
+}
+
+// receive reads a small body, and prepares to stream any other. Small bodies can be
+// sent to another relay.
+func (b *clientBody) receive(t *roundTrip) error {
+	r := t.r
+	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
+		return nil
+	}
+	t.limit.Pause()
+	defer t.limit.Resume()
+	if r.ContentLength > 0 && r.ContentLength <= http1.MaxBody && len(r.Trailer) == 0 && len(r.Header["Expect"]) == 0 {
+		small, err := http1.ReadBody(r.Body, r.ContentLength)
+		if err != nil {
+			return clientError{err}
+		}
+		b.small = small
+		return nil
+	}
+	b.stream = &streamedBody{r: r, limit: t.limit, left: t.h.MaxBodySize, allowed: t.h.rules.RequestTrailer}
+	// The relay may respond before the body has come. Without this net/http waits
+	// for the body before it writes a response.
+	http.NewResponseController(t.w).EnableFullDuplex()
+	return nil
+}
+
+// attach makes b the body of out.
+func (b *clientBody) attach(out *http.Request) {
+	switch {
+	case b.small != nil:
+		b.small.Close() // begin again
+		out.Body, out.ContentLength = b.small, b.small.Len()
+	case b.stream != nil:
+		b.stream.attach(out)
+	default:
+		// Not nil: http.Transport sends a GET again when a kept connection has
+		// failed, unless it has a body. A request is never sent twice here.
+		out.Body, out.ContentLength = emptyBody{}, 0
+	}
+}
+
+// giveBack lets a handler that comes next, such as a reverse_proxy in handle_errors,
+// read the body. One that has been streamed in part cannot be given back.
+func (b *clientBody) giveBack(r *http.Request) {
+	if b.small != nil {
+		b.small.Close()
+		r.Body, b.small = b.small, nil
+	}
+}
+
+// unread reports whether the client may have more to send.
+func (b *clientBody) unread() bool { return b.stream != nil && !b.stream.ended.Load() }
+
+// release says that nothing will read the body any more.
+func (b *clientBody) release() {
+	if b.small != nil {
+		b.small.Release()
+		b.small = nil
+	}
+	if b.stream != nil {
+		b.stream.Close()
+	}
+}
+
+// emptyBody is a body of no bytes that cannot be rewound.
+type emptyBody struct{}
+
+func (emptyBody) Read([]byte) (int, error) { return 0, io.EOF }
+func (emptyBody) Close() error             { return nil }
+
+// streamedBody gives out a body as it comes. Whatever time the client takes for it
+// does not count as the relay's.
+type streamedBody struct {
+	r       *http.Request
+	limit   *relay.Limit
+	left    int64                   // how many bytes are allowed
+	trailer http.Header             // of the outgoing request; nil where there can be none
+	allowed func(field string) bool // reports whether a trailer may go to the relay
+
+	ended  atomic.Bool // all of it has been read
+	closed atomic.Bool
+}
+
+func (b *streamedBody) attach(out *http.Request) {
+	out.Body, out.ContentLength = b, b.r.ContentLength
+	if len(b.r.Trailer) > 0 {
+		out.ContentLength = -1 // trailers need chunks (RFC 9112, section 7.1.2)
+	}
+	if out.ContentLength < 0 {
+		b.trailer = make(http.Header)
+		for field := range b.r.Trailer {
+			if b.allowed(field) {
+				b.trailer[field] = nil
+			}
+		}
+		out.Trailer = b.trailer
+	}
+}
+
+func (b *streamedBody) Read(p []byte) (int, error) {
+	if b.closed.Load() {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	if int64(len(p)) > b.left+1 {
+		p = p[:b.left+1]
+	}
+	b.limit.Pause()
+	n, err := b.r.Body.Read(p)
+	b.limit.Resume()
+	if int64(n) > b.left {
+		return 0, clientError{errBodyTooLarge}
+	}
+	b.left -= int64(n)
+	switch {
+	case err == io.EOF:
+		b.ended.Store(true)
+		if b.trailer != nil {
+			b.copyTrailer()
+		}
+	case err != nil:
+		err = clientError{err}
+	}
+	return n, err
+}
+
+// copyTrailer hands over the trailers, also those that were not announced.
+func (b *streamedBody) copyTrailer() {
+	for field, values := range b.r.Trailer {
+		if b.allowed(field) {
+			b.trailer[field] = values
+		}
+	}
+}
+
+// Close does not touch the client's body: closing that one waits for the client.
+func (b *streamedBody) Close() error {
+	b.closed.Store(true)
+	return nil
+}
+
+// clientError is a failure to read the client's body.
+type clientError struct{ error }
+
+func (e clientError) Unwrap() error { return e.error }
+
+// writeResponse writes the relay's status, body and trailers: the head at once, and
+// each piece of the body as it comes.
+func (t *roundTrip) writeResponse(response *http.Response) error {
+	defer response.Body.Close()
+	if t.webSocket && response.StatusCode >= 400 {
+		faults.add(fault{t.relay.Name, relay.StageStatus, "the relay refused a handshake", zap.Int("status", response.StatusCode)})
+	}
+	t.setResponseHeader(response)
+	header := t.w.Header()
+	if t.body.unread() && t.r.ProtoMajor == 1 {
+		// What the client still sends must not be taken for another request.
+		header["Connection"] = []string{"close"}
+	}
+	announced := len(response.Trailer)
+	for field := range response.Trailer {
+		if forward.ResponseTrailer(field) {
+			header.Add("Trailer", field)
+		}
+	}
+	if announced > 0 && response.Body != http.NoBody {
+		// HTTP/2 has trailers after a body with a length, HTTP/1.1 has not.
+		delete(header, "Content-Length")
+	}
+	t.w.WriteHeader(response.StatusCode)
+	if err := t.copyBody(response); err != nil {
+		// The head is out: all that is left is to let the client see that the rest
+		// is missing.
+		panic(http.ErrAbortHandler)
+	}
+	writeTrailer(header, response.Trailer, announced)
+	return nil
+}
+
+const copyBufferSize = 32 << 10 // as io.Copy has it
+
+var copyBuffers = sync.Pool{New: func() any { return new([copyBufferSize]byte) }}
+
+// copyBody copies the body and flushes what there is of it, unless all of it is here
+// already.
+func (t *roundTrip) copyBody(response *http.Response) error {
+	if response.Body == http.NoBody || t.r.Method == http.MethodHead {
+		return nil
+	}
+	flush := func() error { return nil }
+	if !complete(response) {
+		flush = t.flush
+	}
+	if err := flush(); err != nil {
+		return err
+	}
+	buf := copyBuffers.Get().(*[copyBufferSize]byte)
+	defer copyBuffers.Put(buf)
+	for {
+		n, err := response.Body.Read(buf[:])
+		if n > 0 {
+			if _, err := t.w.Write(buf[:n]); err != nil {
+				return err
+			}
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			t.brokeOff(err)
+			return err
+		}
+	}
+}
+
+// complete reports whether reading the body will not wait.
+func complete(response *http.Response) bool {
+	body, ok := response.Body.(interface{ Buffered() int })
+	return ok && response.ContentLength >= 0 && int64(body.Buffered()) >= response.ContentLength && len(response.Trailer) == 0
+}
+
+func (t *roundTrip) flush() error {
+	err := http.NewResponseController(t.w).Flush()
+	if errors.Is(err, http.ErrNotSupported) {
+		return nil
+	}
+	return err
+}
+
+// brokeOff logs a response that the relay has not finished.
+func (t *roundTrip) brokeOff(err error) {
+	if t.limit.Context.Err() == nil {
+		faults.add(fault{upstream: t.relay.Name, stage: relay.StageInvalid, text: "the relay broke off a response"})
+	}
+}
+
+// writeTrailer sets the trailers, which are known now.
+func writeTrailer(header, trailer http.Header, announced int) {
+	prefix := ""
+	if len(trailer) != announced {
+		prefix = http.TrailerPrefix // the relay sent more than it announced
+	}
+	for field, values := range trailer {
+		if forward.ResponseTrailer(field) {
+			header[prefix+field] = values
+		}
+	}
+}
+
+// validMethod reports whether a method is one word. HTTP/2 lets others through,
+// which would be another request in HTTP/1.1.
+func validMethod(method string) bool { return httpguts.ValidHeaderFieldName(method) }

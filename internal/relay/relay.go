@@ -1,0 +1,200 @@
+// Package relay is a relay: where it is, how requests get there, and how far they
+// got when they failed.
+package relay
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/netip"
+	"net/url"
+	"slices"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/http1"
+)
+
+// Relay is a target with connections of its own.
+type Relay struct {
+	Target
+
+	// SetsDeadlines: the transport's read_timeout sets read deadlines of its own on
+	// connections, also on those of WebSockets.
+	SetsDeadlines bool
+
+	// handshakes opens a connection of its own for each WebSocket: none comes from
+	// a pool, so none turns out to be stale, and http.Transport has no reason to
+	// send a handshake again.
+	handshakes *http.Transport
+	// requests keeps connections alive for everything else.
+	requests http.RoundTripper
+	// pool is for those requests that are small; nil where Caddy's transport is to
+	// do something that it does not.
+	pool *http1.Pool
+}
+
+// New returns a relay that connects as t says. t is the relay's from now on, and must
+// not be shared: its TLS configuration and connections are this target's. A TLS
+// handshake takes no longer than timeout, unless t says so.
+func New(target Target, t *reverseproxy.HTTPTransport, timeout time.Duration) *Relay {
+	r := &Relay{Target: target, requests: t, SetsDeadlines: t.ReadTimeout > 0}
+	rt := t.Transport
+	if t.Compression == nil {
+		// What a body is encoded as is between the client and the relay.
+		rt.DisableCompression = true
+	}
+	if t.ProxyProtocol != "" {
+		// A connection that names one client must not carry another's requests.
+		rt.DisableKeepAlives = true
+	}
+	if rt.TLSHandshakeTimeout == 0 {
+		// http.Transport goes on connecting when the request that wanted the
+		// connection has given up.
+		rt.TLSHandshakeTimeout = timeout
+	}
+	if rt.TLSClientConfig == nil {
+		rt.TLSClientConfig = new(tls.Config)
+	}
+	// A TLS handshake that builds on an earlier one spares both sides the
+	// certificates (RFC 8446, section 2.2).
+	rt.TLSClientConfig.ClientSessionCache = tls.NewLRUClientSessionCache(0)
+	rt.OnProxyConnectResponse = onProxyConnect
+
+	dial := staged(rt.DialContext)
+	dialHTTP1 := overTLS(dial, rt.TLSClientConfig, rt.TLSHandshakeTimeout, []string{"http/1.1"})
+	if poolable(t, &r.Target) {
+		r.pool = newPool(rt, &r.Target, dial, dialHTTP1)
+	}
+	r.handshakes = handshakeTransport(rt, dial, dialHTTP1)
+	rt.DialContext = keepingResponses(dial)
+	rt.DialTLSContext = overTLS(rt.DialContext, rt.TLSClientConfig, rt.TLSHandshakeTimeout, rt.TLSClientConfig.NextProtos)
+	return r
+}
+
+func handshakeTransport(t *http.Transport, dial, dialTLS dialFunc) *http.Transport {
+	h := t.Clone()
+	h.DialContext, h.DialTLSContext = dial, dialTLS
+	h.DisableKeepAlives = true
+	h.Protocols = new(http.Protocols)
+	h.Protocols.SetHTTP1(true)
+	h.ForceAttemptHTTP2 = false
+	h.TLSNextProto = nil
+	return h
+}
+
+// onProxyConnect is for forward proxies, whose refusals http.Transport returns as
+// bare text.
+func onProxyConnect(_ context.Context, _ *url.URL, _ *http.Request, response *http.Response) error {
+	if response.StatusCode == http.StatusOK {
+		return nil
+	}
+	return &dialError{StageConnect, fmt.Errorf("the forward proxy responded with status %d", response.StatusCode)}
+}
+
+// RoundTrip sends a request the cheapest way that it can take. Its errors are of
+// type *Error. A request whose bytes may have reached the relay is never sent again.
+func (r *Relay) RoundTrip(req *http.Request) (*http.Response, error) {
+	var response *http.Response
+	var err error
+	if r.pool != nil && http1.Takes(req) {
+		response, err = r.pool.RoundTrip(req)
+	} else {
+		if body, ok := req.Body.(*http1.Body); ok {
+			req.Body = body.Copy() // a transport may read on when it has returned
+		}
+		response, err = r.requests.RoundTrip(req)
+	}
+	return r.checked(req, response, err)
+}
+
+// Handshake sends the handshake of a WebSocket, and returns the connection that it
+// went over, which is the caller's if the relay has responded with 101. Otherwise it
+// is like RoundTrip.
+func (r *Relay) Handshake(req *http.Request) (*http.Response, net.Conn, error) {
+	var conn net.Conn
+	req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
+		GotConn: func(info httptrace.GotConnInfo) { conn = info.Conn },
+	}))
+	response, err := r.handshakes.RoundTrip(req)
+	response, err = r.checked(req, response, err)
+	return response, conn, err
+}
+
+// checked refuses a status with which no response can be passed on.
+func (r *Relay) checked(req *http.Request, response *http.Response, err error) (*http.Response, error) {
+	if err != nil {
+		return nil, r.failure(req.Context(), err)
+	}
+	if response.StatusCode < 100 {
+		response.Body.Close()
+		return nil, r.Invalid(fmt.Sprintf("responded with status %03d", response.StatusCode), nil)
+	}
+	return response, nil
+}
+
+// Close closes idle connections and keeps none from now on. Requests under way go on.
+func (r *Relay) Close() {
+	if r.pool != nil {
+		r.pool.Close()
+	}
+}
+
+// poolable reports whether the pool may stand in for t: it speaks HTTP/1.1 over
+// connections that it dials itself.
+func poolable(t *reverseproxy.HTTPTransport, target *Target) bool {
+	rt := t.Transport
+	return http1.Supported &&
+		slices.Contains(t.Versions, "1.1") && !slices.Contains(t.Versions, "h2c") &&
+		!rt.DisableKeepAlives && rt.DisableCompression &&
+		rt.MaxConnsPerHost == 0 && rt.MaxIdleConns == 0 &&
+		rt.DialTLSContext == nil &&
+		rt.ResponseHeaderTimeout == 0 && t.ReadTimeout == 0 && t.WriteTimeout == 0 &&
+		!proxied(rt, target)
+}
+
+// proxied reports whether the relay is reached through a forward proxy.
+func proxied(t *http.Transport, target *Target) bool {
+	if t.Proxy == nil {
+		return false
+	}
+	vars := context.WithValue(context.Background(), caddyhttp.VarsCtxKey, make(map[string]any))
+	req, err := http.NewRequestWithContext(vars, http.MethodGet, target.scheme()+"://"+target.Host+"/", nil)
+	if err != nil {
+		return true
+	}
+	proxy, err := t.Proxy(req)
+	return proxy != nil || err != nil
+}
+
+func newPool(t *http.Transport, target *Target, dial, dialTLS dialFunc) *http1.Pool {
+	maxHeader := t.MaxResponseHeaderBytes
+	if maxHeader == 0 {
+		maxHeader = http.DefaultMaxHeaderBytes
+	}
+	if target.TLS {
+		dial = dialTLS
+	}
+	address := target.address()
+	return &http1.Pool{
+		Dial:        func(ctx context.Context) (net.Conn, error) { return dial(ctx, "tcp", address) },
+		MaxIdle:     t.MaxIdleConnsPerHost,
+		IdleTimeout: t.IdleConnTimeout,
+		MaxHeader:   maxHeader,
+	}
+}
+
+// varProxyProtocol is the name under which Caddy's transport looks for what
+// reverse_proxy tells it (reverseproxy/hosts.go). It is not exported; a test notices
+// a change.
+const varProxyProtocol = "reverse_proxy.proxy_protocol_info"
+
+// SetClient tells the transport's proxy_protocol whose request ctx belongs to.
+func SetClient(ctx context.Context, client netip.AddrPort) {
+	caddyhttp.SetVar(ctx, varProxyProtocol, reverseproxy.ProxyProtocolInfo{AddrPort: client})
+}
