@@ -20,7 +20,7 @@ func (h *Handler) serveExchange(w http.ResponseWriter, r *http.Request, path str
 	}
 	limit := newDeadline(r.Context(), h.handshakeTimeout())
 	defer limit.end()
-	defer limit.endWith(ending.over)()
+	defer limit.endWith(stopping.done)()
 	limit.pause()
 	informational := &informational{w: w}
 	setTransportVars(r, false)

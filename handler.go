@@ -16,6 +16,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if !ok {
 		return next.ServeHTTP(w, r)
 	}
+	stopping.track(r)
 	if !asksForUpgrade(r) {
 		return h.serveExchange(w, r, path)
 	}

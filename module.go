@@ -4,7 +4,6 @@
 package watchrtcproxy
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -110,12 +109,8 @@ type Handler struct {
 
 	transports transports
 
-	lease *tunnel.Lease
-
-	// handshaking is done when the process stops: no handshake may end in a tunnel
-	// any more.
-	handshaking      context.Context
-	cancelHandshakes context.CancelCauseFunc
+	server *server
+	lease  *tunnel.Lease
 }
 
 // CaddyModule returns the Caddy module information.
@@ -143,12 +138,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.provisionHeaders(ctx); err != nil {
 		return err
 	}
-	h.handshaking, h.cancelHandshakes = context.WithCancelCause(context.Background())
-	h.lease = tunnels.Lease(h.upstream.name, time.Duration(*h.DrainWindow))
-	if server != nil {
-		server.RegisterOnShutdown(h.onShutdown)
-		server.RegisterConnContext(rememberConn)
-	}
+	window := time.Duration(*h.DrainWindow)
+	h.server = serverOf(ctx, window)
+	h.lease = tunnels.Lease(h.upstream.name, window, active(ctx))
 	return nil
 }
 
@@ -227,6 +219,7 @@ func (h *Handler) Validate() error {
 // are drained.
 func (h *Handler) Cleanup() error {
 	h.transports.close()
+	stopping.noteExit()
 	if h.lease != nil {
 		h.lease.Release()
 	}

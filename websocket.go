@@ -95,7 +95,7 @@ func (h *Handler) serveWebSocket(w http.ResponseWriter, r *http.Request, path st
 	}
 	limit := newDeadline(r.Context(), h.handshakeTimeout())
 	defer limit.end()
-	defer limit.endWith(h.handshaking)()
+	defer limit.endWith(stopping.begun)()
 	var relay net.Conn
 	ctx := httptrace.WithClientTrace(limit.ctx, &httptrace.ClientTrace{
 		GotConn: func(info httptrace.GotConnInfo) { relay = info.Conn },
