@@ -13,8 +13,10 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 	"golang.org/x/net/http2"
 )
@@ -95,7 +97,13 @@ func openHTTP2(t *testing.T, p *proxy, target, early string, fields ...string) *
 func openHTTP3(t *testing.T, p *proxy, target, early string, fields ...string) *stream {
 	t.Helper()
 	p.settleQUIC(t)
-	transport := &http3.Transport{TLSClientConfig: clientTLS()}
+	return p.openHTTP3With(t, nil, target, early, fields...)
+}
+
+// openHTTP3With opens a stream over a connection with a configuration of its own.
+func (p *proxy) openHTTP3With(t *testing.T, config *quic.Config, target, early string, fields ...string) *stream {
+	t.Helper()
+	transport := &http3.Transport{TLSClientConfig: clientTLS(), QUICConfig: config}
 	t.Cleanup(func() { transport.Close() })
 	req, s := newStream(t, p, target, fields)
 	req.Proto = "websocket"
@@ -181,6 +189,40 @@ func (s *stream) wantStatus(want int) {
 	if s.StatusCode != want {
 		s.t.Fatalf("status %d, want %d; header %v", s.StatusCode, want, s.Header)
 	}
+}
+
+// TestHTTP3Silence shows that QUIC's idle timeout does not end a silent WebSocket,
+// although neither Caddy nor this client sends PINGs, and that what prevents it is no
+// part of the stream's bytes.
+func TestHTTP3Silence(t *testing.T) {
+	const idle = time.Second
+	interval := keepAliveInterval
+	t.Cleanup(func() { keepAliveInterval = interval })
+	keepAliveInterval = idle / 4
+	p := start(t, mountOn("wss://"+newEchoRelay(t), ""))
+	p.settleQUIC(t)
+	s := p.openHTTP3With(t, &quic.Config{MaxIdleTimeout: idle}, "/websocket", "")
+	s.wantStatus(http.StatusOK)
+	for _, piece := range []string{"before", "after"} {
+		s.write(piece)
+		s.read(piece)
+		ended := make(chan error, 1)
+		go func() {
+			_, err := s.r.Peek(1)
+			ended <- err
+		}()
+		select {
+		case err := <-ended:
+			t.Fatalf("in the silence the client gets %v", err)
+		case <-time.After(2 * idle):
+		}
+		s.write("x") // for Peek
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+		s.read("x")
+	}
+	s.w.Close()
 }
 
 // TestExtendedConnectSetting shows what the documentation says of HTTP/2: Caddy
