@@ -123,6 +123,10 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 
 // Provision sets defaults, resolves the upstream and prepares the transport.
 func (h *Handler) Provision(ctx caddy.Context) error {
+	if caddy.Exiting() {
+		// It would open the listeners again, for clients that are being sent away.
+		return errors.New("the process is stopping and takes no new configuration")
+	}
 	h.setDefaults()
 	var err error
 	if h.upstream, err = resolveUpstream(h.Upstreams); err != nil {
