@@ -104,7 +104,7 @@ func TestLoadWhileStopping(t *testing.T) {
 // TestStopWhileDroppedUpstreamDrains: the stop waits for what was dropped before, too.
 func TestStopWhileDroppedUpstreamDrains(t *testing.T) {
 	t.Parallel()
-	const window = 4 * time.Second
+	const window = 8 * time.Second
 	dir, relay, other := writeCertificates(t), startRelay(t), startRelay(t)
 	cfg := config{dir: dir, addr: reserve(t), upstream: relay.addr, window: window}
 	p := startProxy(t, dir, "a", cfg.addr, cfg.String())
