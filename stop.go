@@ -33,6 +33,9 @@ const (
 	// loggingMargin is the part of stopMargin in which tunnels that were cut at the
 	// end are logged.
 	loggingMargin = 300 * time.Millisecond
+
+	// lastFrames is how long the servers have to end the streams of the last tunnels.
+	lastFrames = 50 * time.Millisecond
 )
 
 // stopLimit bounds how long the process takes to stop: the longest drain, and 5 s.
@@ -130,12 +133,13 @@ func (s *stopLimit) wait() {
 	go func() { tunnels.Wait(); close(drained) }()
 	select {
 	case <-drained:
-		return
+		// After a grace_period Caddy no longer waits for streams to end.
+		time.Sleep(lastFrames)
 	case <-s.done.Done():
-	}
-	select {
-	case <-drained:
-	case <-time.After(loggingMargin):
+		select {
+		case <-drained:
+		case <-time.After(loggingMargin):
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ package reloadtest
 
 import (
 	"flag"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"syscall"
@@ -29,8 +30,7 @@ func TestLife(t *testing.T) {
 	}
 	begun := time.Now()
 	for round := uint64(0); round == 0 || time.Since(begun) < *lifeFor && !t.Failed(); round++ {
-		t.Logf("-life.seed %d", seed+round)
-		newLife(t, seed+round).run()
+		t.Run(fmt.Sprintf("-life.seed=%d", seed+round), func(t *testing.T) { newLife(t, seed+round).run() })
 	}
 }
 

@@ -121,6 +121,29 @@ func TestStopWhileDroppedUpstreamDrains(t *testing.T) {
 	checkStopped(t, p, begun, window)
 }
 
+// TestStopWithSeveralWindows: of the windows for one upstream the longest counts,
+// whichever handler is cleaned up first.
+func TestStopWithSeveralWindows(t *testing.T) {
+	t.Parallel()
+	const short, long = 500 * time.Millisecond, 4 * time.Second
+	dir, relay := writeCertificates(t), startRelay(t)
+	cfg := config{dir: dir, addr: reserve(t), upstream: relay.addr, window: long}
+	for i := range 20 {
+		cfg.site += fmt.Sprintf("watchrtc_proxy /other%d wss://%s {\ndrain_window %s\n}\n", i, relay.addr, short)
+	}
+	p := startProxy(t, dir, "a", cfg.addr, cfg.String())
+	peers := open(t, cfg.addr, 20, "")
+	sendAll(t, peers)
+	begun := time.Now()
+	p.signal(syscall.SIGTERM)
+	checkSentAway(t, relay, peers)
+	last, _ := peers[len(peers)-1].awaitEnd(patience)
+	if took := last.at.Sub(begun); took < long/2 {
+		t.Errorf("all tunnels are closed after %v", took)
+	}
+	checkStopped(t, p, begun, long)
+}
+
 // TestRejectedReloadsDoNotPostponeDrain: nobody knows before the end of loading
 // whether a configuration will run, so what it names is not in use before that.
 func TestRejectedReloadsDoNotPostponeDrain(t *testing.T) {
@@ -304,17 +327,24 @@ func TestGracePeriod(t *testing.T) {
 			dir, relay := writeCertificates(t), startRelay(t)
 			cfg := config{dir: dir, addr: reserve(t), upstream: relay.addr, window: 10 * time.Second, servers: "protocols h1 h2 h3"}
 			cfg.global = "grace_period " + grace.String()
-			p := startProxy(t, dir, "a", cfg.addr, cfg.String())
-			var peers []*peer
+			p := startProxy(t, dir, "a", cfg.addr, cfg.String(), "GODEBUG=http2xconnect=1")
+			var peers, others []*peer
 			for range 4 {
-				_, conn := dialHTTP3(t, cfg.addr)
+				_, h3 := dialHTTP3(t, cfg.addr)
+				h2 := dialHTTP2(t, cfg.addr)
 				for range 5 {
-					peers = append(peers, openHTTP3(t, conn, ""))
+					peers = append(peers, openHTTP3(t, h3, ""))
+					others = append(others, h2.open(t, ""))
 				}
 			}
-			sendAll(t, peers)
+			sendAll(t, append(peers, others...))
 			begin(p, cfg)
 			checkSentAway(t, relay, peers)
+			if name == "stop" {
+				checkSentAway(t, relay, others)
+				return
+			}
+			sendAll(t, others) // nothing ends these
 		})
 	}
 }
