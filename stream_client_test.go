@@ -260,3 +260,91 @@ func checkExtendedConnectSetting(t *testing.T, want bool) {
 		return
 	}
 }
+
+// TestStreamStalledNeighbour measures what docs/http2-http3.md says of a WebSocket
+// whose relay has stopped reading: how much its client can send, and whether another
+// on the same HTTP/2 connection can still send anything. It checks nothing.
+//
+//	COMPARE=1 GODEBUG=http2xconnect=1 go test . -run TestStreamStalledNeighbour -v
+func TestStreamStalledNeighbour(t *testing.T) {
+	overStreams(t, func(t *testing.T, _ opener) {
+		if os.Getenv("COMPARE") == "" || !extendedConnectEnabled() {
+			t.Log("COMPARE is not set, or this is HTTP/3")
+			return
+		}
+		for _, handler := range []string{"watchrtc_proxy", "reverse_proxy"} {
+			stop := make(chan struct{})
+			relay := newRawRelay(t, relayTLS(), func(c *rawConn) {
+				req, err := c.upgrade("")
+				if err != nil {
+					t.Error(err)
+				}
+				if strings.Contains(req.RequestURI, "stall") {
+					<-stop
+					return
+				}
+				io.Copy(c.Conn, c.r)
+			})
+			s := mountOn("wss://"+relay, "")
+			if handler == "reverse_proxy" {
+				s = site{body: "reverse_proxy https://" + relay + " {\nstream_close_delay 0\ntransport http {\ntls_trust_pool file {roots}\n}\n}"}
+			}
+			p := start(t, s)
+			raw, err := tls.Dial("tcp", p.addr, clientTLS("h2"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			//lint:ignore SA1019 see openHTTP2
+			conn, err := new(http2.Transport).NewClientConn(raw)
+			if err != nil {
+				t.Fatal(err)
+			}
+			onConn := func(target string) *stream {
+				req, s := newStream(t, p, target, nil)
+				req.Header[":protocol"] = []string{"websocket"}
+				return s.open(conn, req, "")
+			}
+			stalled, other := onConn("/websocket?stall"), onConn("/websocket")
+			other.write("before")
+			other.read("before")
+			sent := make(chan int)
+			go func() {
+				for {
+					n, err := stalled.w.Write(make([]byte, 1<<10))
+					if err != nil {
+						return
+					}
+					sent <- n
+				}
+			}()
+			total := 0
+			for full := false; !full; {
+				select {
+				case n := <-sent:
+					total += n
+				case <-time.After(2 * time.Second):
+					full = true
+				}
+			}
+			echoed := make(chan struct{})
+			go func() {
+				io.WriteString(other.w, "after")
+				io.ReadFull(other.r, make([]byte, 5))
+				close(echoed)
+			}()
+			select {
+			case <-echoed:
+				t.Logf("%s: the stalled one took %d bytes, the other goes on", handler, total)
+			case <-time.After(5 * time.Second):
+				t.Logf("%s: the stalled one took %d bytes, the other gets nothing through for 5 s", handler, total)
+			}
+			close(stop)
+			raw.Close()
+			stalled.cancel()
+			other.cancel()
+			if err := caddy.Stop(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
