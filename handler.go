@@ -22,6 +22,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if !ok {
 		return next.ServeHTTP(w, r)
 	}
+	stopping.track(r)
 	t := &roundTrip{h: h, w: w, r: r, path: path, webSocket: handshake.Asked(r)}
 	if refused := t.admit(); refused != nil {
 		return t.refuse(refused)
@@ -78,9 +79,9 @@ func (t *roundTrip) admit() *refusal {
 // begin starts the time that relays have. done ends whatever is left of the request.
 func (t *roundTrip) begin() (done func()) {
 	t.limit = relay.NewLimit(t.r.Context(), t.h.handshakeTimeout())
-	stopped := ending.over
+	stopped := stopping.done
 	if t.webSocket {
-		stopped = t.h.handshaking
+		stopped = stopping.begun
 	}
 	release := t.limit.EndWith(stopped)
 	return func() {

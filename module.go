@@ -5,7 +5,6 @@ package watchrtcproxy
 
 import (
 	"cmp"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -128,12 +127,8 @@ type Handler struct {
 	relays      []*relay.Relay // one, for now
 	errorRoutes errorRoutes
 
-	lease *tunnel.Lease
-
-	// handshaking is done when the process stops: no handshake may end in a tunnel
-	// any more.
-	handshaking      context.Context
-	cancelHandshakes context.CancelCauseFunc
+	server *server
+	lease  *tunnel.Lease
 }
 
 // CaddyModule returns the Caddy module information.
@@ -146,6 +141,10 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 
 // Provision sets defaults, resolves the upstream and prepares the transport.
 func (h *Handler) Provision(ctx caddy.Context) error {
+	if caddy.Exiting() {
+		// It would open the listeners again, for clients that are being sent away.
+		return errors.New("the process is stopping and takes no new configuration")
+	}
 	defaultUpstream := len(h.Upstreams) == 0
 	h.setDefaults()
 	var err error
@@ -163,12 +162,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.errorRoutes = newErrorRoutes(ctx, server)
-	h.handshaking, h.cancelHandshakes = context.WithCancelCause(context.Background())
-	h.lease = tunnels.Lease(h.upstream.name, time.Duration(*h.DrainWindow))
-	if server != nil {
-		server.RegisterOnShutdown(h.onShutdown)
-		server.RegisterConnContext(rememberConn)
-	}
+	window := time.Duration(*h.DrainWindow)
+	h.server = serverOf(ctx, window)
+	h.lease = tunnels.Lease(h.upstream.name, window, active(ctx))
 	h.logLoaded(ctx.Logger(), defaultUpstream)
 	return nil
 }
@@ -285,6 +281,7 @@ func (h *Handler) Cleanup() error {
 	for _, r := range h.relays {
 		r.Close()
 	}
+	stopping.noteExit()
 	if h.lease != nil {
 		h.lease.Release()
 	}

@@ -5,95 +5,141 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"sync"
 	"time"
+	"weak"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/quic-go/quic-go/http3"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/tunnel"
 )
 
-// ending is the end of the process, which may not wait for ever: Caddy, unless it
-// has a grace_period, waits until each HTTP/2 and HTTP/3 client has closed its
-// connection, and a client that is gone, or has stopped reading, never does.
-var ending = newStopLimit()
+// stopping is how the process stops, as far as this module is concerned.
+var stopping = newStopLimit()
 
 func init() {
-	// By then every configuration has given up its leases: wait for the drains
-	// that this began.
-	caddy.OnExit(func(context.Context) {
-		drained := make(chan struct{})
-		go func() { tunnels.Wait(); close(drained) }()
-		select {
-		case <-drained:
-		case <-ending.over.Done():
-		}
-	})
+	// By then every configuration has given up its leases.
+	caddy.OnExit(func(context.Context) { stopping.wait() })
 }
 
-// stopMargin is what Caddy needs to end when nothing holds it up any more: its
-// servers look every half second.
-const stopMargin = 700 * time.Millisecond
+const (
+	// stopMargin is what Caddy needs to end when nothing holds it up any more: its
+	// servers look every half second.
+	stopMargin = 700 * time.Millisecond
 
-// stopLimit bounds the time that the process takes to stop.
+	// loggingMargin is the part of stopMargin in which tunnels that were cut at the
+	// end are logged.
+	loggingMargin = 300 * time.Millisecond
+
+	// lastFrames is how long the servers have to end the streams of the last tunnels.
+	lastFrames = 50 * time.Millisecond
+)
+
+// stopLimit bounds how long the process takes to stop: the longest drain, and 5 s.
+// Without a grace_period, Caddy waits until each request is over and each HTTP/2 and
+// HTTP/3 client has closed its connection, and a client that is gone, or slow, or has
+// stopped reading, never does. So when the time is up, whatever carried this module's
+// requests is closed.
 type stopLimit struct {
-	over   context.Context // done when the time is up
-	cancel context.CancelCauseFunc
+	begun context.Context // done when the process begins to stop
+	done  context.Context // done when its time is up
 
-	mu       sync.Mutex // protects what follows
-	deadline time.Time
-	timer    *time.Timer
-	carriers map[io.Closer]int // what carries streams, and how many
+	begin  func()
+	finish context.CancelCauseFunc // ends done
+
+	// conns are the clients' connections over HTTP/1.1 and HTTP/2 that have carried
+	// requests of this module: at most those that are open. Tunnels over HTTP/1.1 are
+	// not among them.
+	conns sync.Map // of net.Conn
+
+	// http3Servers are what HTTP/3 requests came from. A handler cannot reach its QUIC
+	// connection. At most one is added for each server of a configuration, and it goes
+	// with that.
+	http3Servers sync.Map // of weak.Pointer[http3.Server]
 }
 
 func newStopLimit() *stopLimit {
-	s := &stopLimit{carriers: make(map[io.Closer]int)}
-	s.over, s.cancel = context.WithCancelCause(context.Background())
+	s := new(stopLimit)
+	var begun context.CancelCauseFunc
+	s.begun, begun = context.WithCancelCause(context.Background())
+	s.done, s.finish = context.WithCancelCause(context.Background())
+	s.begin = sync.OnceFunc(func() {
+		limit := tunnels.Stop()
+		begun(errDraining)
+		time.AfterFunc(limit-stopMargin, s.interrupt)
+	})
 	return s
 }
 
-// within leaves the process that much time, or what it was given before if that
-// is more.
-func (s *stopLimit) within(limit time.Duration) {
-	limit -= stopMargin
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	deadline := time.Now().Add(limit)
-	if deadline.Before(s.deadline) {
-		return
-	}
-	s.deadline = deadline
-	if s.timer == nil {
-		s.timer = time.AfterFunc(limit, s.closeAll)
-	} else {
-		s.timer.Reset(limit)
+// noteExit begins to stop if the process does. Whichever of a server's shutdown, a
+// configuration's Cleanup and the process's exit comes first calls it first.
+func (s *stopLimit) noteExit() {
+	if caddy.Exiting() {
+		s.begin()
 	}
 }
 
-// carry has c, which carries a stream, closed when the time is up. done says that
-// the stream is over; when the process stops that is too early to forget c.
-func (s *stopLimit) carry(c io.Closer) (done func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.carriers[c]++
-	return func() {
-		if caddy.Exiting() {
-			return
+// track has the connection that r came over closed when the time is up. That it
+// outlives r is intended: net/http may still be reading the rest of its body, and an
+// HTTP/3 client that has vanished holds Caddy up after its last response.
+func (s *stopLimit) track(r *http.Request) {
+	if server, ok := r.Context().Value(http3.ServerContextKey).(*http3.Server); ok {
+		key := weak.Make(server)
+		if _, known := s.http3Servers.LoadOrStore(key, struct{}{}); !known {
+			runtime.AddCleanup(server, func(key weak.Pointer[http3.Server]) { s.http3Servers.Delete(key) }, key)
 		}
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.carriers[c]--; s.carriers[c] == 0 {
-			delete(s.carriers, c)
-		}
+	} else if conn, ok := r.Context().Value(connKey{}).(net.Conn); ok {
+		s.conns.LoadOrStore(conn, struct{}{})
+	}
+	if s.done.Err() != nil {
+		s.closeClients()
 	}
 }
 
-func (s *stopLimit) closeAll() {
-	s.cancel(errDraining)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for c := range s.carriers {
-		// Closing may wait, and crypto/tls does if the client does not read.
-		go c.Close()
+// connState forgets connections that are closed, or are tunnels now.
+func (s *stopLimit) connState(conn net.Conn, state http.ConnState) {
+	if state == http.StateClosed || state == http.StateHijacked {
+		s.conns.Delete(conn)
+	}
+}
+
+// interrupt ends everything of this module's.
+func (s *stopLimit) interrupt() {
+	s.finish(errDraining)
+	tunnels.EndAll()
+	s.closeClients()
+}
+
+func (s *stopLimit) closeClients() {
+	s.conns.Range(func(conn, _ any) bool {
+		innermostConn(conn.(net.Conn)).Close()
+		return true
+	})
+	s.http3Servers.Range(func(key, _ any) bool {
+		if server := key.(weak.Pointer[http3.Server]).Value(); server != nil {
+			go server.Close() // waits until all its handlers have returned
+		}
+		return true
+	})
+}
+
+// wait returns when all tunnels have ended and are logged, or the time is up.
+func (s *stopLimit) wait() {
+	s.begin()
+	drained := make(chan struct{})
+	go func() { tunnels.Wait(); close(drained) }()
+	select {
+	case <-drained:
+		// After a grace_period Caddy no longer waits for streams to end.
+		time.Sleep(lastFrames)
+	case <-s.done.Done():
+		select {
+		case <-drained:
+		case <-time.After(loggingMargin):
+		}
 	}
 }
 
@@ -104,25 +150,90 @@ func rememberConn(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, conn)
 }
 
-// carrierOf returns what to close if the client of the stream that r opened does
-// not: its connection over HTTP/2. Over HTTP/3 there is no such way, so there it is
-// all of the server.
-func carrierOf(r *http.Request) io.Closer {
-	if server, ok := r.Context().Value(http3.ServerContextKey).(*http3.Server); ok {
-		return server
+// innermostConn returns what is closed without a word to a peer that does not listen.
+func innermostConn(conn net.Conn) io.Closer {
+	for {
+		outer, ok := conn.(interface{ NetConn() net.Conn })
+		if !ok {
+			return conn
+		}
+		conn = outer.NetConn()
 	}
-	if conn, ok := r.Context().Value(connKey{}).(net.Conn); ok {
-		return innermostConn{conn}
-	}
-	return nil
 }
 
-// innermostConn closes a connection without a word to a peer that does not listen.
-type innermostConn struct{ net.Conn }
+// server is what the handlers of one Caddy server share. It is registered with that
+// once, since whatever is registered is called for each connection.
+type server struct {
+	mu      sync.Mutex                  // protects what follows
+	streams map[*tunnel.Tunnel]struct{} // over HTTP/3
+	window  time.Duration               // the longest of its handlers
+}
 
-func (c innermostConn) Close() error {
-	if inner, ok := c.Conn.(interface{ NetConn() net.Conn }); ok {
-		return innermostConn{inner.NetConn()}.Close()
+// servers finds them: *server by weak.Pointer[caddyhttp.Server]. Nothing in it leads
+// to a configuration, so that old ones are not kept in memory.
+var servers sync.Map
+
+// serverOf returns what the handlers of the Caddy server that ctx belongs to share.
+// window is one handler's.
+func serverOf(ctx caddy.Context, window time.Duration) *server {
+	s := &server{streams: make(map[*tunnel.Tunnel]struct{})}
+	if of, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
+		key := weak.Make(of)
+		found, known := servers.LoadOrStore(key, s)
+		s = found.(*server)
+		if !known {
+			runtime.AddCleanup(of, func(key weak.Pointer[caddyhttp.Server]) { servers.Delete(key) }, key)
+			of.RegisterOnShutdown(func() { s.onShutdown(ctx) })
+			of.RegisterConnContext(rememberConn)
+			of.RegisterConnState(stopping.connState)
+		}
 	}
-	return c.Conn.Close()
+	s.mu.Lock()
+	s.window = max(s.window, window)
+	s.mu.Unlock()
+	return s
+}
+
+// onShutdown runs when the server begins to shut down. If the process stops, the
+// server waits for its HTTP/2 and HTTP/3 streams, so the drain must not wait for it.
+func (s *server) onShutdown(ctx caddy.Context) {
+	stopping.noteExit()
+	app, err := ctx.AppIfConfigured("http")
+	if err != nil {
+		return
+	}
+	if app, ok := app.(*caddyhttp.App); ok && app.GracePeriod > 0 {
+		s.drainWithin(time.Duration(app.GracePeriod))
+	}
+}
+
+// drainWithin drains the tunnels over HTTP/3 that are left, as late as can be: when
+// the grace period is over, Caddy closes their connections.
+func (s *server) drainWithin(grace time.Duration) {
+	forClosing := min(lastWords, grace/2)
+	window := min(s.window, grace-forClosing)
+	time.AfterFunc(grace-forClosing-window, func() {
+		s.mu.Lock()
+		streams := make([]*tunnel.Tunnel, 0, len(s.streams))
+		for t := range s.streams {
+			streams = append(streams, t)
+		}
+		s.mu.Unlock()
+		tunnel.Drain(context.Background(), streams, window)
+	})
+}
+
+// lastWords is how long the peers of a tunnel have to answer its Close frames.
+const lastWords = 5 * time.Second
+
+// hold has t drained before the server's grace period is over, until t has ended.
+func (s *server) hold(t *tunnel.Tunnel) (release func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.streams[t] = struct{}{}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.streams, t)
+	}
 }

@@ -13,8 +13,10 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 	"golang.org/x/net/http2"
 )
@@ -95,7 +97,13 @@ func openHTTP2(t *testing.T, p *proxy, target, early string, fields ...string) *
 func openHTTP3(t *testing.T, p *proxy, target, early string, fields ...string) *stream {
 	t.Helper()
 	p.settleQUIC(t)
-	transport := &http3.Transport{TLSClientConfig: clientTLS()}
+	return p.openHTTP3With(t, nil, target, early, fields...)
+}
+
+// openHTTP3With opens a stream over a connection with a configuration of its own.
+func (p *proxy) openHTTP3With(t *testing.T, config *quic.Config, target, early string, fields ...string) *stream {
+	t.Helper()
+	transport := &http3.Transport{TLSClientConfig: clientTLS(), QUICConfig: config}
 	t.Cleanup(func() { transport.Close() })
 	req, s := newStream(t, p, target, fields)
 	req.Proto = "websocket"
@@ -183,6 +191,40 @@ func (s *stream) wantStatus(want int) {
 	}
 }
 
+// TestHTTP3Silence shows that QUIC's idle timeout does not end a silent WebSocket,
+// although neither Caddy nor this client sends PINGs, and that what prevents it is no
+// part of the stream's bytes.
+func TestHTTP3Silence(t *testing.T) {
+	const idle = time.Second
+	interval := keepAliveInterval
+	t.Cleanup(func() { keepAliveInterval = interval })
+	keepAliveInterval = idle / 4
+	p := start(t, mountOn("wss://"+newEchoRelay(t), ""))
+	p.settleQUIC(t)
+	s := p.openHTTP3With(t, &quic.Config{MaxIdleTimeout: idle}, "/websocket", "")
+	s.wantStatus(http.StatusOK)
+	for _, piece := range []string{"before", "after"} {
+		s.write(piece)
+		s.read(piece)
+		ended := make(chan error, 1)
+		go func() {
+			_, err := s.r.Peek(1)
+			ended <- err
+		}()
+		select {
+		case err := <-ended:
+			t.Fatalf("in the silence the client gets %v", err)
+		case <-time.After(2 * idle):
+		}
+		s.write("x") // for Peek
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+		s.read("x")
+	}
+	s.w.Close()
+}
+
 // TestExtendedConnectSetting shows what the documentation says of HTTP/2: Caddy
 // offers WebSockets over it exactly if GODEBUG says so.
 func TestExtendedConnectSetting(t *testing.T) { checkExtendedConnectSetting(t, false) }
@@ -217,4 +259,92 @@ func checkExtendedConnectSetting(t *testing.T, want bool) {
 		}
 		return
 	}
+}
+
+// TestStreamStalledNeighbour measures what docs/http2-http3.md says of a WebSocket
+// whose relay has stopped reading: how much its client can send, and whether another
+// on the same HTTP/2 connection can still send anything. It checks nothing.
+//
+//	COMPARE=1 GODEBUG=http2xconnect=1 go test . -run TestStreamStalledNeighbour -v
+func TestStreamStalledNeighbour(t *testing.T) {
+	overStreams(t, func(t *testing.T, _ opener) {
+		if os.Getenv("COMPARE") == "" || !extendedConnectEnabled() {
+			t.Log("COMPARE is not set, or this is HTTP/3")
+			return
+		}
+		for _, handler := range []string{"watchrtc_proxy", "reverse_proxy"} {
+			stop := make(chan struct{})
+			relay := newRawRelay(t, relayTLS(), func(c *rawConn) {
+				req, err := c.upgrade("")
+				if err != nil {
+					t.Error(err)
+				}
+				if strings.Contains(req.RequestURI, "stall") {
+					<-stop
+					return
+				}
+				io.Copy(c.Conn, c.r)
+			})
+			s := mountOn("wss://"+relay, "")
+			if handler == "reverse_proxy" {
+				s = site{body: "reverse_proxy https://" + relay + " {\nstream_close_delay 0\ntransport http {\ntls_trust_pool file {roots}\n}\n}"}
+			}
+			p := start(t, s)
+			raw, err := tls.Dial("tcp", p.addr, clientTLS("h2"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			//lint:ignore SA1019 see openHTTP2
+			conn, err := new(http2.Transport).NewClientConn(raw)
+			if err != nil {
+				t.Fatal(err)
+			}
+			onConn := func(target string) *stream {
+				req, s := newStream(t, p, target, nil)
+				req.Header[":protocol"] = []string{"websocket"}
+				return s.open(conn, req, "")
+			}
+			stalled, other := onConn("/websocket?stall"), onConn("/websocket")
+			other.write("before")
+			other.read("before")
+			sent := make(chan int)
+			go func() {
+				for {
+					n, err := stalled.w.Write(make([]byte, 1<<10))
+					if err != nil {
+						return
+					}
+					sent <- n
+				}
+			}()
+			total := 0
+			for full := false; !full; {
+				select {
+				case n := <-sent:
+					total += n
+				case <-time.After(2 * time.Second):
+					full = true
+				}
+			}
+			echoed := make(chan struct{})
+			go func() {
+				io.WriteString(other.w, "after")
+				io.ReadFull(other.r, make([]byte, 5))
+				close(echoed)
+			}()
+			select {
+			case <-echoed:
+				t.Logf("%s: the stalled one took %d bytes, the other goes on", handler, total)
+			case <-time.After(5 * time.Second):
+				t.Logf("%s: the stalled one took %d bytes, the other gets nothing through for 5 s", handler, total)
+			}
+			close(stop)
+			raw.Close()
+			stalled.cancel()
+			other.cancel()
+			if err := caddy.Stop(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
 }

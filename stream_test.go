@@ -189,6 +189,75 @@ func TestStreamIsSilent(t *testing.T) {
 	})
 }
 
+// TestStreamOutlivesTimeouts shows that the server's limits on the time that a request
+// may take do not end a WebSocket.
+func TestStreamOutlivesTimeouts(t *testing.T) {
+	overStreams(t, func(t *testing.T, open opener) {
+		site := mountOn("wss://"+newEchoRelay(t), "")
+		site.server = "timeouts {\nread_body 300ms\nread_header 300ms\nwrite 300ms\n}"
+		p := start(t, site)
+		s := open(t, p, "/websocket", "")
+		s.wantStatus(http.StatusOK)
+		for _, piece := range []string{"before", "after", "long after"} {
+			s.write(piece)
+			s.read(piece)
+			p.awaitTimeouts(t)
+		}
+		s.w.Close()
+	})
+}
+
+// newEchoRelay returns the address of a relay that sends back what comes, with fields
+// in its 101.
+func newEchoRelay(t *testing.T, fields ...string) (addr string) {
+	return newRawRelay(t, relayTLS(), func(c *rawConn) {
+		if _, err := c.upgrade("", fields...); err != nil {
+			t.Error(err)
+		}
+		io.Copy(c.Conn, c.r)
+	})
+}
+
+// TestStreamFieldsOfUpgrade has a relay whose 101 has fields that a 200 on a stream
+// must not have.
+func TestStreamFieldsOfUpgrade(t *testing.T) {
+	overStreams(t, func(t *testing.T, open opener) {
+		for _, field := range []string{"Content-Length: 0", "Transfer-Encoding: chunked", "Content-Encoding: gzip", "Keep-Alive: timeout=5", "Trailer: X-Late"} {
+			t.Run(field, func(t *testing.T) {
+				p := start(t, mountOn("wss://"+newEchoRelay(t, field, "X-Kept: yes"), ""))
+				s := open(t, p, "/websocket", "")
+				s.wantStatus(http.StatusOK)
+				name, _, _ := strings.Cut(field, ":")
+				wantField(t, "answer", s.Header, name, "")
+				wantField(t, "answer", s.Header, "X-Kept", "yes")
+				s.write("hello")
+				s.read("hello")
+				s.w.Close()
+			})
+		}
+	})
+}
+
+// TestStreamThroughWrappers has other directives around the handler that are made for
+// whole responses and requests.
+func TestStreamThroughWrappers(t *testing.T) {
+	overStreams(t, func(t *testing.T, open opener) {
+		site := site{body: "route {\ntemplates\nencode {\nminimum_length 1\n}\nrequest_body {\nmax_size 100\n}\n" +
+			"header >X-Deferred yes\nlog_append x y\n" +
+			directiveFor("/websocket", "wss://"+newEchoRelay(t, "Content-Type: text/html"), "") + "\n}"}
+		p := start(t, site)
+		s := open(t, p, "/websocket", "", "Accept-Encoding: gzip")
+		s.wantStatus(http.StatusOK)
+		wantField(t, "answer", s.Header, "X-Deferred", "yes")
+		piece := strings.Repeat("{{now}}", 100)
+		for range 3 {
+			s.write(piece)
+			s.read(piece)
+		}
+		s.w.Close()
+	})
+}
+
 // TestStreamIdleTimeout shows that the tunnel's own idle timeout holds for streams.
 func TestStreamIdleTimeout(t *testing.T) {
 	overStreams(t, func(t *testing.T, open opener) {

@@ -14,13 +14,15 @@ import (
 // tunnels holds every tunnel of the process, whatever configuration opened it.
 var tunnels = tunnel.NewRegistry(logClosed)
 
-// onShutdown runs when the server of this configuration begins to shut down. If
-// the process stops, that server waits for its HTTP/2 and HTTP/3 streams, so the
-// drain must not wait for it.
-func (h *Handler) onShutdown() {
-	if caddy.Exiting() {
-		ending.within(h.lease.Drain())
-		h.cancelHandshakes(errDraining)
+// active returns a function that reports whether the configuration of ctx is the one
+// that runs. Caddy makes it so after all of it has been provisioned and started, and
+// before it stops the one that ran until then; contexts of one configuration share
+// their Done channel.
+func active(ctx caddy.Context) func() bool {
+	done := ctx.Done()
+	return func() bool {
+		running := caddy.ActiveContext()
+		return running.Context != nil && running.Done() == done
 	}
 }
 

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"net"
 	"net/http"
+	"reflect"
 	"runtime"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 	"weak"
@@ -148,4 +150,24 @@ func (p *proxy) plainWebSocket(t *testing.T, target string) *websocket.Conn {
 	}
 	t.Cleanup(func() { ws.CloseNow() })
 	return ws
+}
+
+// TestRegisteredOncePerServer: what is registered with a server is called for each of
+// its connections, so many handlers must not register many times.
+func TestRegisteredOncePerServer(t *testing.T) {
+	var body []string
+	for i := range 50 {
+		body = append(body, directiveFor("/"+strconv.Itoa(i), "wss://relay.example", ""))
+	}
+	start(t, site{body: strings.Join(body, "\n")})
+	app, err := caddy.ActiveContext().App("http")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := reflect.ValueOf(app.(*caddyhttp.App).Servers["srv0"]).Elem()
+	for _, field := range []string{"connContextFuncs", "connStateFuncs", "onShutdownFuncs"} {
+		if n := server.FieldByName(field).Len(); n > 1 {
+			t.Errorf("%d %s", n, field)
+		}
+	}
 }

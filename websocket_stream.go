@@ -1,51 +1,171 @@
 package watchrtcproxy
 
 import (
+	"io"
 	"net/http"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/http3"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/tunnel"
 )
 
+// notOnStream are fields of a relay's 101 that a 200 on a stream must not have: those
+// of an HTTP/1.1 connection (RFC 9113, section 8.2.2; RFC 9114, section 4.2), of a
+// body (RFC 9110, section 9.3.6) and of a handshake with a key (RFC 8441, section 5).
+var notOnStream = []string{
+	"Connection", "Keep-Alive", "Proxy-Connection", "Te", "Transfer-Encoding", "Upgrade",
+	"Content-Encoding", "Content-Length", "Content-Range", "Trailer",
+	"Sec-Websocket-Accept",
+}
+
 // openStream answers a client on an HTTP/2 or HTTP/3 stream with 200 (RFC 8441,
 // section 5) and stays until the tunnel is over: the stream ends with its handler.
 func (h *Handler) openStream(w http.ResponseWriter, r *http.Request, relay tunnel.Leg) error {
-	delete(w.Header(), "Sec-Websocket-Accept")
-	defer overrideIdleTimeouts(r)()
-	if carrier := carrierOf(r); carrier != nil {
-		defer ending.carry(carrier)()
+	for _, field := range notOnStream {
+		delete(w.Header(), field)
 	}
+	inner := tunnel.Innermost(w)
 	w.WriteHeader(http.StatusOK)
-	if err := http.NewResponseController(w).Flush(); err != nil {
+	inner.WriteHeader(http.StatusOK) // a wrapper may keep it back, to see the body first
+	if err := http.NewResponseController(inner).Flush(); err != nil {
 		return err
 	}
-	client := tunnel.StreamLeg(w, r.Body)
-	if h.lease.Open(h.info(r), client, relay, time.Duration(*h.IdleTimeout)).Wait() {
+	if streamer, ok := inner.(http3.HTTPStreamer); ok {
+		h.tunnelHTTP3(r, newHTTP3Stream(streamer.HTTPStream()), relay)
+		return nil
+	}
+	clearDeadlines(inner)
+	if h.open(r, tunnel.StreamLeg(w, innermostBody(r)), relay).Wait() {
 		panic(http.ErrAbortHandler) // RST_STREAM: an abnormal end stays one
 	}
 	return nil
 }
 
-// noTimeout is as good as none.
-const noTimeout = 100 * 365 * 24 * time.Hour
+func (h *Handler) open(r *http.Request, client, relay tunnel.Leg) *tunnel.Tunnel {
+	return h.lease.Open(h.info(r), client, relay, time.Duration(*h.IdleTimeout))
+}
 
-// overrideIdleTimeouts keeps Caddy's idle timeouts for bodies, a minute by default,
-// off a stream on which silence is normal. The tunnel has its own. It comes before
-// the answer, whose write deadline would stay behind on HTTP/3.
-func overrideIdleTimeouts(r *http.Request) (restore func()) {
-	reader, writer := caddyhttp.IdleTimeoutsFromContext(r.Context())
-	restore = func() {}
-	if reader != nil {
-		restore = reader.Override(noTimeout, 0)
+func (h *Handler) tunnelHTTP3(r *http.Request, s *http3Stream, relay tunnel.Leg) {
+	defer s.keepAlive()()
+	clearDeadlines(s)
+	t := h.open(r, tunnel.StreamLeg(s, s), relay)
+	defer h.server.hold(t)()
+	s.end(t.Wait())
+}
+
+// clearDeadlines takes off a stream what the server's timeouts allow a request. The
+// tunnel has its own idle timeout.
+func clearDeadlines(w http.ResponseWriter) {
+	deadlines := http.NewResponseController(w)
+	deadlines.SetReadDeadline(time.Time{})
+	deadlines.SetWriteDeadline(time.Time{})
+}
+
+// innermostBody returns the body below what limits how large and how slow a request
+// may be, which would count a stream's bytes and end its silence. Without Caddy's idle
+// timeouts there is no way to it.
+func innermostBody(r *http.Request) io.Reader {
+	reader, _ := caddyhttp.IdleTimeoutsFromContext(r.Context())
+	if reader == nil {
+		return r.Body
 	}
-	if writer == nil {
-		return restore
+	body := reader.ReadCloser
+	for {
+		wrapper, ok := body.(*caddyhttp.IdleTimeoutReader)
+		if !ok {
+			return body
+		}
+		body = wrapper.ReadCloser
 	}
-	restoreReader, restoreWriter := restore, writer.Override(noTimeout, 0, 0)
+}
+
+// http3Stream is an HTTP/3 stream that is taken over from the server. It is an
+// http.ResponseWriter whose header has been written.
+type http3Stream struct {
+	*http3.Stream
+	active atomic.Bool // something has come or gone since keepAlive looked
+
+	mu     sync.Mutex // whoever holds it writes; protects broken
+	broken bool       // a frame may have been written in part
+}
+
+func newHTTP3Stream(s *http3.Stream) *http3Stream { return &http3Stream{Stream: s} }
+
+func (s *http3Stream) Header() http.Header { return nil }
+func (s *http3Stream) WriteHeader(int)     {}
+func (s *http3Stream) Flush()              {} // nothing is buffered
+
+func (s *http3Stream) Read(p []byte) (int, error) {
+	n, err := s.Stream.Read(p)
+	s.active.Store(true)
+	return n, err
+}
+
+func (s *http3Stream) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.active.Store(true)
+	n, err := s.Stream.Write(p)
+	s.broken = s.broken || err != nil
+	return n, err
+}
+
+// end ends the stream as the tunnel has ended (RFC 9220, section 3).
+func (s *http3Stream) end(abnormal bool) {
+	if abnormal {
+		s.CancelRead(quic.StreamErrorCode(http3.ErrCodeRequestCanceled))
+		s.CancelWrite(quic.StreamErrorCode(http3.ErrCodeRequestCanceled))
+		return
+	}
+	s.CancelRead(quic.StreamErrorCode(http3.ErrCodeNoError)) // if it has not ended
+	s.Close()
+}
+
+// keepAliveInterval is well below QUIC's idle timeout, which is 30 s here and may be
+// shorter at the client.
+var keepAliveInterval = 10 * time.Second
+
+// reservedFrame is an empty frame of a type without a meaning, which every
+// implementation of HTTP/3 must ignore (RFC 9114, section 7.2.8).
+var reservedFrame = []byte{0x21, 0}
+
+// keepAlive keeps QUIC's idle timeout from ending a silent tunnel: Caddy sends no
+// PINGs, and has no option for it. A client that has vanished is still noticed, since
+// it acknowledges nothing.
+func (s *http3Stream) keepAlive() (stop func()) {
+	ticker, quit := time.NewTicker(keepAliveInterval), make(chan struct{})
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-ticker.C:
+				s.sendIfSilent()
+			case <-quit:
+				return
+			}
+		}
+	}()
 	return func() {
-		restoreWriter()
-		restoreReader()
+		ticker.Stop()
+		close(quit)
+		<-stopped
+	}
+}
+
+// sendIfSilent puts a reserved frame between two others. If something is being
+// written, or does not fit, the stream is not silent.
+func (s *http3Stream) sendIfSilent() {
+	if s.active.Swap(false) || !s.mu.TryLock() {
+		return
+	}
+	defer s.mu.Unlock()
+	if !s.broken {
+		_ = s.QUICStream().TryWriteAll(reservedFrame) // that the stream is over is the tunnel's to see
 	}
 }

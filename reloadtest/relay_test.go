@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strconv"
@@ -21,6 +22,9 @@ import (
 //
 //	slow=1  answers with large messages of many frames, sent bit by bit
 //	flood=1 sends without end, whether or not anyone reads
+//
+// Requests that are no handshakes get a response of five bytes, after their bodies,
+// and with pour=1 one that does not end.
 type relay struct {
 	addr string
 
@@ -71,7 +75,13 @@ func (r *relay) serve(conn net.Conn) {
 	}
 	query := req.URL.Query()
 	id, err := strconv.ParseUint(query.Get("sessionId"), 10, 64)
+	if query.Has("pour") {
+		fmt.Fprint(conn, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+		io.Copy(conn, zeros{})
+		return
+	}
 	if err != nil {
+		io.Copy(io.Discard, req.Body)
 		fmt.Fprint(conn, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nrelay")
 		return
 	}
@@ -97,6 +107,10 @@ func (r *relay) serve(conn net.Conn) {
 	}
 	leg.run(handle)
 }
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 
 // slowly sends large messages through p, each over about a second, until the leg is
 // over.

@@ -199,14 +199,20 @@ func (c *http2Conn) open(t testing.TB, options string) *peer {
 func (c *http2Conn) request(t testing.TB, options string) (*http2Stream, uint64) {
 	t.Helper()
 	id := ids.Add(1)
+	return c.send(t, [][2]string{
+		{":method", "CONNECT"}, {":protocol", "websocket"}, {":scheme", "https"}, {":authority", "localhost"},
+		{":path", fmt.Sprintf("/websocket?sessionId=%d%s", id, options)}, {"sec-websocket-version", "13"},
+	}, false), id
+}
+
+// send sends the fields of a request on a new stream.
+func (c *http2Conn) send(t testing.TB, fields [][2]string, last bool) *http2Stream {
+	t.Helper()
 	s := &http2Stream{conn: c, status: make(chan string, 1)}
 	s.PipeReader, s.body = io.Pipe()
 	var block bytes.Buffer
 	enc := hpack.NewEncoder(&block)
-	for _, field := range [][2]string{
-		{":method", "CONNECT"}, {":protocol", "websocket"}, {":scheme", "https"}, {":authority", "localhost"},
-		{":path", fmt.Sprintf("/websocket?sessionId=%d%s", id, options)}, {"sec-websocket-version", "13"},
-	} {
+	for _, field := range fields {
 		if err := enc.WriteField(hpack.HeaderField{Name: field[0], Value: field[1]}); err != nil {
 			t.Fatal(err)
 		}
@@ -215,12 +221,12 @@ func (c *http2Conn) request(t testing.TB, options string) (*http2Stream, uint64)
 	s.id = c.next
 	c.next += 2
 	c.streams[s.id] = s
-	err := c.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: s.id, BlockFragment: block.Bytes(), EndHeaders: true})
+	err := c.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: s.id, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: last})
 	c.mu.Unlock()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return s, id
+	return s
 }
 
 func (s *http2Stream) Write(p []byte) (int, error) {

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"cmp"
+	"context"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -10,11 +11,12 @@ import (
 const reasonDrained = "drained"
 
 // drain closes the tunnels of a group one after another. Its goroutine ends when
-// all are gone, at the latest linger after the last was told to, or when the
-// group is leased again.
+// all are gone, at the latest linger and loggingTime after the last was told to, or
+// when the group is in use again.
 type drain struct {
-	stop chan struct{} // closed when the group is leased again
-	done chan struct{} // closed when the goroutine has ended
+	until time.Time     // when the last tunnel is told to go, at the latest
+	stop  chan struct{} // closed when the group is in use again
+	done  chan struct{} // closed when the goroutine has ended
 }
 
 // drainLocked starts to drain g over window unless it is being drained already.
@@ -23,19 +25,56 @@ func (g *Group) drainLocked(window time.Duration) {
 	if g.drain != nil {
 		return
 	}
-	g.drain = &drain{stop: make(chan struct{}), done: make(chan struct{})}
+	g.drain = &drain{
+		until: time.Now().Add(window),
+		stop:  make(chan struct{}), done: make(chan struct{}),
+	}
 	g.draining.Store(true)
 	go g.runDrain(g.drain, window)
 }
 
-// stopDrainLocked lets tunnels in again. g.mu is held.
-func (g *Group) stopDrainLocked() {
-	if g.drain == nil {
+// settleLocked lets tunnels in again if a lease has become active. g.mu is held.
+func (g *Group) settleLocked() {
+	if g.drain == nil || !g.inUseLocked() {
 		return
 	}
 	close(g.drain.stop)
 	g.drain = nil
 	g.draining.Store(false)
+}
+
+// inUseLocked reports whether the running configuration has a lease on g. g.mu is
+// held.
+func (g *Group) inUseLocked() bool {
+	if g.registry.stopping.Load() {
+		return false
+	}
+	for l := range g.leases {
+		if l.active == nil || l.active() {
+			return true
+		}
+	}
+	return false
+}
+
+// windowLocked returns the longest window of g's leases. g.mu is held.
+func (g *Group) windowLocked() (window time.Duration) {
+	for l := range g.leases {
+		window = max(window, l.window)
+	}
+	return window
+}
+
+// currentDrain ends g's drain if g is in use again. It returns the drain that goes
+// on, or nil.
+func (g *Group) currentDrain() *drain {
+	if !g.draining.Load() {
+		return nil
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.settleLocked()
+	return g.drain
 }
 
 func (g *Group) runDrain(d *drain, window time.Duration) {
@@ -46,10 +85,11 @@ func (g *Group) runDrain(d *drain, window time.Duration) {
 }
 
 // goAwayEvenly tells the tunnels to go, oldest first, evenly over window. It
-// reports whether it came to the end.
+// reports whether it came to the end. Before each it asks whether the upstream is
+// in use again, since nobody says when a configuration begins to run.
 func (g *Group) goAwayEvenly(d *drain, window time.Duration) bool {
 	tunnels := g.all()
-	slices.SortFunc(tunnels, func(a, b *Tunnel) int { return cmp.Compare(a.id, b.id) })
+	sortByAge(tunnels)
 	begun := time.Now()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -57,6 +97,9 @@ func (g *Group) goAwayEvenly(d *drain, window time.Duration) bool {
 		timer.Reset(time.Until(begun.Add(drainTime(i, len(tunnels), window))))
 		select {
 		case <-timer.C:
+			if g.currentDrain() != d {
+				return false
+			}
 			tunnels[i].goAway(reasonDrained)
 			i++
 		case <-g.emptied:
@@ -68,6 +111,28 @@ func (g *Group) goAwayEvenly(d *drain, window time.Duration) bool {
 	return true
 }
 
+// Drain tells tunnels, whatever their upstreams, to go, oldest first and evenly over
+// window. It returns when the last was told to or ctx is done.
+func Drain(ctx context.Context, tunnels []*Tunnel, window time.Duration) {
+	sortByAge(tunnels)
+	begun := time.Now()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for i, t := range tunnels {
+		timer.Reset(time.Until(begun.Add(drainTime(i, len(tunnels), window))))
+		select {
+		case <-timer.C:
+			t.goAway(reasonDrained)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func sortByAge(tunnels []*Tunnel) {
+	slices.SortFunc(tunnels, func(a, b *Tunnel) int { return cmp.Compare(a.id, b.id) })
+}
+
 // drainTime is when the i-th of n tunnels is told to go: within its own share of
 // window, near the middle. The jitter keeps processes that stop together out of
 // step.
@@ -76,10 +141,14 @@ func drainTime(i, n int, window time.Duration) time.Duration {
 	return time.Duration(share * (float64(i) + 0.25 + rand.Float64()/2))
 }
 
-// awaitEmpty waits until the last tunnel has gone, linger at the most, or the
-// drain is stopped.
+// loggingTime is how long a drain waits for its last tunnels to be logged once
+// linger has ended them.
+const loggingTime = time.Second
+
+// awaitEmpty waits until the last tunnel has gone and is logged, linger and
+// loggingTime at the most, or the drain is stopped.
 func (g *Group) awaitEmpty(d *drain) {
-	timer := time.NewTimer(linger)
+	timer := time.NewTimer(linger + loggingTime)
 	defer timer.Stop()
 	for g.count.Load() > 0 {
 		select {

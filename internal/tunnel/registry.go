@@ -10,11 +10,13 @@ import (
 // no configuration: configurations hold leases on groups, and tunnels live on
 // when the lease they were opened under is exchanged for another.
 type Registry struct {
-	onClose func(Summary)
-	ids     atomic.Uint64
+	onClose  func(Summary)
+	ids      atomic.Uint64
+	stopping atomic.Bool // set while mu is held; never reset
 
-	mu     sync.Mutex // protects groups; taken when configurations change
-	groups map[string]*Group
+	mu      sync.Mutex // protects what follows; taken when configurations change
+	groups  map[string]*Group
+	stopped time.Time // when the drains of Stop are over
 }
 
 // NewRegistry returns an empty registry. onClose is called once for each tunnel
@@ -27,12 +29,18 @@ func NewRegistry(onClose func(Summary)) *Registry {
 type Lease struct {
 	group  *Group
 	window time.Duration
+	active func() bool
 }
 
-// Lease says that a configuration uses upstream. When the last lease of an
-// upstream is released, its tunnels are drained over that lease's window. A new
-// lease ends a drain: what is still open then stays open.
-func (r *Registry) Lease(upstream string, window time.Duration) *Lease {
+// Lease prepares a configuration's use of upstream. The lease counts while active
+// returns true, which says that the configuration is the one that runs: one that is
+// still being loaded may yet be rejected, and must not change anything. nil is
+// always active. active is called with locks held and must not block.
+//
+// When an upstream is released and no active lease is left, its tunnels are drained
+// over the longest window of its leases. A lease that becomes active ends that: what
+// is still open then stays open.
+func (r *Registry) Lease(upstream string, window time.Duration, active func() bool) *Lease {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	g := r.groups[upstream]
@@ -40,45 +48,64 @@ func (r *Registry) Lease(upstream string, window time.Duration) *Lease {
 		g = newGroup(r)
 		r.groups[upstream] = g
 	}
-	l := &Lease{group: g, window: window}
+	l := &Lease{group: g, window: window, active: active}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.leases[l] = struct{}{}
-	g.stopDrainLocked()
+	g.settleLocked()
 	return l
 }
 
-// Release gives the lease back, and drains its upstream if it was the last.
+// Release gives the lease back, and drains its upstream if no active one is left.
 func (l *Lease) Release() {
 	r, g := l.group.registry, l.group
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	window := g.windowLocked()
 	delete(g.leases, l)
-	if len(g.leases) == 0 {
-		g.drainLocked(l.window)
-		r.forgetLocked(g)
+	if !g.inUseLocked() {
+		g.drainLocked(window)
 	}
+	r.forgetLocked(g)
 }
 
-// Drain drains the upstream although it is leased: the process is about to end.
-// The longest window of its leases counts. It returns how long the drain takes at
-// the most.
-func (l *Lease) Drain() (within time.Duration) {
-	g := l.group
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	window := l.window
-	for other := range g.leases {
-		window = max(window, other.window)
+// Stop drains every upstream, because the process is about to end: from now on no
+// lease ends a drain, and what is opened is closed at once. Drains that are under way
+// go on. It returns how long it all takes at the most, linger included, counted from
+// the first call; further calls change nothing.
+func (r *Registry) Stop() (limit time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stopping.Swap(true) {
+		return time.Until(r.stopped)
 	}
-	g.drainLocked(window)
-	return window + linger
+	now := time.Now()
+	last := now
+	for _, g := range r.groups {
+		g.mu.Lock()
+		if g.drain != nil || len(g.leases) > 0 {
+			g.drainLocked(g.windowLocked())
+			last = later(last, g.drain.until)
+		}
+		g.mu.Unlock()
+	}
+	r.stopped = last.Add(linger)
+	return r.stopped.Sub(now)
+}
+
+func later(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
 }
 
 // Draining reports whether the upstream takes no more tunnels.
-func (l *Lease) Draining() bool { return l.group.draining.Load() }
+func (l *Lease) Draining() bool {
+	return l.group.registry.stopping.Load() || l.group.currentDrain() != nil
+}
 
 // Open starts a tunnel between client and relay. It takes ownership of both legs.
 // idle closes a tunnel through which nothing has gone for so long; zero never
@@ -92,10 +119,23 @@ func (l *Lease) Open(info Info, client, relay Leg, idle time.Duration) *Tunnel {
 	draining := g.add(t)
 	begin()
 	t.startIdleTimer()
-	if draining {
+	if draining && l.Draining() {
 		t.goAway(reasonDrained)
 	}
 	return t
+}
+
+// EndAll ends all tunnels at once, as if each had had its time to close.
+func (r *Registry) EndAll() {
+	r.mu.Lock()
+	var ts []*Tunnel
+	for _, g := range r.groups {
+		ts = append(ts, g.all()...)
+	}
+	r.mu.Unlock()
+	for _, t := range ts {
+		t.finish(endForced)
+	}
 }
 
 // Wait returns when no group is being drained any more.
@@ -180,7 +220,7 @@ func (g *Group) add(t *Tunnel) (draining bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.tunnels[t] = struct{}{}
-	return g.draining.Load()
+	return g.draining.Load() || g.registry.stopping.Load()
 }
 
 func (g *Group) remove(t *Tunnel, sum Summary) {
@@ -195,7 +235,7 @@ func (g *Group) remove(t *Tunnel, sum Summary) {
 		default:
 		}
 		if g.draining.Load() {
-			g.registry.forget(g) // unless its upstream is leased again
+			g.registry.forget(g) // unless its upstream is leased
 		}
 	}
 }

@@ -3,6 +3,7 @@ package tunnel
 import (
 	"io"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,7 +20,7 @@ func TestLeaseExchanged(t *testing.T) {
 	inBubble(t, time.Second, func(r *rig) {
 		c := r.open()
 		for range 20 {
-			next := r.registry.Lease("wss://relay.test", time.Second)
+			next := r.registry.Lease("wss://relay.test", time.Second, nil)
 			r.lease.Release()
 			r.lease = next
 			time.Sleep(time.Minute)
@@ -42,7 +43,7 @@ func TestLeaseOfAnotherUpstream(t *testing.T) {
 	inBubble(t, 0, func(r *rig) {
 		c := r.open()
 		c.playBoth()
-		other := r.registry.Lease("wss://other.test", 0)
+		other := r.registry.Lease("wss://other.test", 0, nil)
 		other.Release()
 		r.registry.Wait()
 		r.noneEnded()
@@ -65,9 +66,9 @@ func TestDrainWindow(t *testing.T) {
 	}{
 		{"released", func(r *rig, other *Lease) { other.Release(); r.lease.Release() }, short},
 		{"released the other way", func(r *rig, other *Lease) { r.lease.Release(); other.Release() }, long},
-		{"process ends", func(r *rig, other *Lease) { r.lease.Drain() }, long},
-		{"process ends and leases", func(r *rig, other *Lease) { other.Drain(); other.Release(); r.lease.Release() }, long},
-		{"twice", func(r *rig, other *Lease) { r.lease.Drain(); other.Drain() }, long},
+		{"process ends", func(r *rig, other *Lease) { r.registry.Stop() }, long},
+		{"process ends and leases", func(r *rig, other *Lease) { r.registry.Stop(); r.lease.Release(); other.Release() }, long},
+		{"twice", func(r *rig, other *Lease) { r.registry.Stop(); r.registry.Stop() }, long},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			inBubble(t, short, func(r *rig) {
@@ -75,7 +76,7 @@ func TestDrainWindow(t *testing.T) {
 					r.open().playBoth()
 				}
 				begun := time.Now()
-				c.drain(r, r.registry.Lease("wss://relay.test", long))
+				c.drain(r, r.registry.Lease("wss://relay.test", long, nil))
 				r.registry.Wait()
 				if took := time.Since(begun); took > c.want || took < c.want-c.want/50 {
 					t.Errorf("the drain took %v, want %v", took, c.want)
@@ -103,7 +104,7 @@ func TestLeaseStopsDrain(t *testing.T) {
 			t.Error("not draining")
 		}
 		time.Sleep(window / 2)
-		r.lease = r.registry.Lease("wss://relay.test", window)
+		r.lease = r.registry.Lease("wss://relay.test", window, nil)
 		if r.lease.Draining() {
 			t.Error("still draining")
 		}
@@ -192,14 +193,14 @@ func TestGroupsForgotten(t *testing.T) {
 		},
 		"the process ends": func(r *rig) {
 			r.open().playBoth()
-			r.lease.Drain()
+			r.registry.Stop()
 			r.registry.Wait()
 			r.lease.Release()
 		},
 		"leased again": func(r *rig) {
 			r.open().playBoth()
 			r.lease.Release()
-			r.lease = r.registry.Lease("wss://relay.test", 0)
+			r.lease = r.registry.Lease("wss://relay.test", 0, nil)
 			r.lease.Release()
 		},
 	} {
@@ -240,11 +241,8 @@ func TestRegistryConcurrently(t *testing.T) {
 		inParallel(2, func(i int) {
 			for range reloads {
 				upstream := []string{"wss://relay.test", "wss://other.test"}[i]
-				lease := r.registry.Lease(upstream, rand.N(50*time.Millisecond))
+				lease := r.registry.Lease(upstream, rand.N(50*time.Millisecond), nil)
 				pause(20 * time.Millisecond)
-				if rand.N(4) == 0 {
-					lease.Drain()
-				}
 				lease.Release()
 				r.registry.Wait()
 			}
@@ -258,6 +256,247 @@ func TestRegistryConcurrently(t *testing.T) {
 		}
 		if n := r.groups(); n != 0 {
 			t.Errorf("%d groups are left", n)
+		}
+	})
+}
+
+// load is a configuration that is loaded: its lease counts from run on.
+type load struct {
+	*Lease
+	runs atomic.Bool
+}
+
+func (r *rig) load(upstream string, window time.Duration) *load {
+	l := new(load)
+	l.Lease = r.registry.Lease(upstream, window, func() bool { return l.runs.Load() })
+	return l
+}
+
+// A configuration that is loaded and rejected changes nothing: the drain goes on as
+// if it had not been there.
+func TestRejectedLeaseChangesNothing(t *testing.T) {
+	const count, window = 20, 10 * time.Second
+	inBubble(t, window, func(r *rig) {
+		for range count {
+			r.open().playBoth()
+		}
+		begun := time.Now()
+		r.lease.Release()
+		for i := range 100 {
+			rejected := r.load("wss://relay.test", time.Hour)
+			if i < 50 && !rejected.Draining() {
+				t.Error("a configuration that does not run yet ends the drain")
+			}
+			time.Sleep(window / 100)
+			rejected.Release()
+		}
+		r.registry.Wait()
+		if took := time.Since(begun); took > window {
+			t.Errorf("the drain took %v", took)
+		}
+		if n := len(r.summaries); n != count {
+			t.Errorf("%d tunnels have ended, want %d", n, count)
+		}
+		if n := r.groups(); n != 0 {
+			t.Errorf("%d groups are left", n)
+		}
+	})
+}
+
+// ... also when the upstream is in use, or is new and has tunnels already.
+func TestRejectedLease(t *testing.T) {
+	inBubble(t, time.Second, func(r *rig) {
+		r.open().playBoth()
+		r.load("wss://relay.test", 0).Release()
+		r.registry.Wait()
+		r.noneEnded()
+
+		rejected := r.load("wss://other.test", time.Second)
+		clientLeg, client := memPair(room)
+		relayLeg, relay := memPair(room)
+		c := &carried{
+			rejected.Open(Info{Upstream: "wss://other.test"}, ConnLeg(clientLeg, nil, false), ConnLeg(relayLeg, nil, false), 0),
+			newEndpoint(t, client, true), newEndpoint(t, relay, false),
+		}
+		c.playBoth()
+		time.Sleep(time.Minute)
+		r.noneEnded()
+		rejected.Release()
+		r.registry.Wait()
+		if s := r.summary(); s.Upstream != "wss://other.test" || s.Reason != "drained" {
+			t.Errorf("%+v", s)
+		}
+		r.lease.Release()
+		r.summary()
+	})
+}
+
+// A configuration takes as long as it likes to load. When it runs, what is open then
+// stays open, without anyone saying so.
+func TestLeaseBecomesActive(t *testing.T) {
+	const count, window = 10, 10 * time.Second
+	inBubble(t, window, func(r *rig) {
+		for range count {
+			r.open().playBoth()
+		}
+		r.lease.Release()
+		next := r.load("wss://relay.test", window)
+		time.Sleep(window / 2)
+		next.runs.Store(true)
+		time.Sleep(time.Hour)
+		if n := len(r.summaries); n != count/2 {
+			t.Errorf("%d tunnels have ended, want %d", n, count/2)
+		}
+		if next.Draining() {
+			t.Error("still draining")
+		}
+		next.runs.Store(false)
+		next.Release()
+		r.registry.Wait()
+		if n := len(r.summaries); n != count {
+			t.Errorf("%d tunnels have ended, want %d", n, count)
+		}
+	})
+}
+
+// The new configuration runs before the old one is cleaned up, handler by handler.
+func TestReloadWithSeveralHandlers(t *testing.T) {
+	inBubble(t, time.Second, func(r *rig) {
+		r.open().playBoth()
+		configuration := func() []*load {
+			return []*load{r.load("wss://relay.test", time.Second), r.load("wss://relay.test", time.Minute)}
+		}
+		run := func(ls []*load, runs bool) {
+			for _, l := range ls {
+				l.runs.Store(runs)
+			}
+		}
+		release := func(ls []*load) {
+			for _, l := range ls {
+				l.Release()
+			}
+		}
+		old := configuration()
+		run(old, true)
+		r.lease.Release()
+		for range 10 {
+			next := configuration()
+			run(old, false)
+			run(next, true)
+			release(old)
+			old = next
+			time.Sleep(time.Hour)
+			r.noneEnded()
+		}
+		// Gone from the configuration: the longest window counts, in whatever order
+		// they are released.
+		run(old, false)
+		release(old)
+		begun := time.Now()
+		r.registry.Wait()
+		if took := time.Since(begun); took < 15*time.Second || took > 45*time.Second {
+			t.Errorf("the drain of one tunnel over a minute took %v", took)
+		}
+		r.summary()
+	})
+}
+
+// Once the process stops, nothing ends its drain: neither a configuration that is
+// loaded meanwhile nor one that runs.
+func TestNothingEndsTheDrainOfAStop(t *testing.T) {
+	const count, window = 20, 10 * time.Second
+	inBubble(t, window, func(r *rig) {
+		for range count {
+			r.open().playBoth()
+		}
+		begun := time.Now()
+		if limit := r.registry.Stop(); limit != window+linger {
+			t.Errorf("the limit is %v", limit)
+		}
+		r.lease.Release()
+		time.Sleep(window / 4)
+		late := r.load("wss://relay.test", time.Hour)
+		late.runs.Store(true)
+		other := r.registry.Lease("wss://other.test", time.Hour, nil)
+		if !late.Draining() || !other.Draining() {
+			t.Error("a configuration takes tunnels while the process stops")
+		}
+		if limit := r.registry.Stop(); limit != window+linger-window/4 {
+			t.Errorf("then the limit is %v", limit)
+		}
+		r.registry.Wait()
+		if took := time.Since(begun); took > window || took < window/2 {
+			t.Errorf("the drain took %v", took)
+		}
+		if n := len(r.summaries); n != count {
+			t.Errorf("%d tunnels have ended, want %d", n, count)
+		}
+		late.Release()
+		other.Release()
+	})
+}
+
+// What was dropped before the stop has its own window, the rest of which counts.
+func TestStopWaitsForEarlierDrains(t *testing.T) {
+	const window, short = 8 * time.Second, time.Second
+	inBubble(t, window, func(r *rig) {
+		for range 30 {
+			r.open().playBoth()
+		}
+		other := r.registry.Lease("wss://other.test", short, nil)
+		r.lease.Release()
+		time.Sleep(2 * time.Second)
+		if limit := r.registry.Stop(); limit != window-2*time.Second+linger {
+			t.Errorf("the limit is %v", limit)
+		}
+		other.Release()
+		begun := time.Now()
+		r.registry.Wait()
+		if took := time.Since(begun); took < 5*time.Second || took > 6*time.Second {
+			t.Errorf("the rest of the drain took %v", took)
+		}
+		for len(r.summaries) > 0 {
+			if s := r.summary(); s.Reason != "drained" {
+				t.Errorf("%+v", s)
+			}
+		}
+	})
+}
+
+// The last tunnel's line is logged before the wait is over, although its peer never
+// answers.
+func TestWaitIncludesTheLastLogLine(t *testing.T) {
+	inBubble(t, 0, func(r *rig) {
+		for range 50 {
+			r.open()
+		}
+		slow := r.registry.onClose
+		r.registry.onClose = func(s Summary) {
+			time.Sleep(100 * time.Millisecond)
+			slow(s)
+		}
+		r.registry.Stop()
+		r.registry.Wait()
+		if n := len(r.summaries); n != 50 {
+			t.Errorf("%d tunnels are logged", n)
+		}
+	})
+}
+
+func TestEndAll(t *testing.T) {
+	inBubble(t, time.Hour, func(r *rig) {
+		for range 10 {
+			r.open()
+		}
+		r.registry.Stop()
+		r.registry.EndAll()
+		begun := time.Now()
+		r.registry.Wait()
+		if took := time.Since(begun); took != 0 {
+			t.Errorf("it took %v", took)
+		}
+		if n := len(r.summaries); n != 10 {
+			t.Errorf("%d tunnels have ended", n)
 		}
 	})
 }

@@ -30,7 +30,7 @@ func inBubble(t *testing.T, window time.Duration, test func(r *rig)) {
 func newRig(t *testing.T, window time.Duration) *rig {
 	summaries := make(chan Summary, 10_000)
 	registry := NewRegistry(func(s Summary) { summaries <- s })
-	return &rig{t, registry, registry.Lease("wss://relay.test", window), summaries}
+	return &rig{t, registry, registry.Lease("wss://relay.test", window, nil), summaries}
 }
 
 // carried is a tunnel and the peers at its ends.
