@@ -75,9 +75,21 @@ func (t *Tunnels) open(ctx context.Context, target Target, id int) error {
 	}
 	t.conns[id] = conn
 	r := newReader(conn)
-	if _, err := fmt.Fprintf(conn, upgrade, id, target.TLS.ServerName); err != nil {
+	if _, err := conn.Write(target.Upgrade(id)); err != nil {
 		return err
 	}
+	if err := ReadGreeting(r); err != nil {
+		return err
+	}
+	go t.receive(r, id)
+	return nil
+}
+
+// Upgrade is the request of tunnel id.
+func (t Target) Upgrade(id int) []byte { return fmt.Appendf(nil, upgrade, id, t.TLS.ServerName) }
+
+// ReadUpgrade reads the response to a request that Upgrade made.
+func ReadUpgrade(r *bufio.Reader) error {
 	head, err := wire.ReadHead(r)
 	if err != nil {
 		return err
@@ -86,15 +98,19 @@ func (t *Tunnels) open(ctx context.Context, target Target, id int) error {
 		string(wire.Field(head, "Sec-WebSocket-Protocol")) != "2.0" {
 		return fmt.Errorf("no WebSocket: %q", head)
 	}
-	_, greeting, err := wire.ReadFrame(r)
-	if err != nil {
+	return nil
+}
+
+// ReadGreeting reads that response and what the relay says first.
+func ReadGreeting(r *bufio.Reader) error {
+	if err := ReadUpgrade(r); err != nil {
 		return err
 	}
-	if string(greeting) != relay.Greeting {
-		return fmt.Errorf("a wrong greeting: %q", greeting)
+	_, greeting, err := wire.ReadFrame(r)
+	if err == nil && string(greeting) != relay.Greeting {
+		err = fmt.Errorf("a wrong greeting: %q", greeting)
 	}
-	go t.receive(r, id)
-	return nil
+	return err
 }
 
 // receive checks the answers of one tunnel until it ends.

@@ -91,6 +91,10 @@ func serveTunnel(conn net.Conn, r *bufio.Reader, accept string) {
 		if err != nil || op != wire.OpText {
 			return
 		}
+		if bytes.HasPrefix(message, []byte("bulk ")) {
+			serveBulk(conn, r, string(message))
+			return
+		}
 		answer = wire.AppendAnswer(answer[:0], message)
 		frame = wire.AppendTextFrame(frame[:0], answer)
 		if _, err := conn.Write(frame); err != nil {
