@@ -24,21 +24,12 @@ type Bulk struct {
 func OpenBulk(ctx context.Context, target Target, count int) (*Bulk, error) {
 	b := &Bulk{}
 	for id := range count {
-		conn, err := target.dial(ctx)
-		if err != nil {
-			b.Close()
-			return nil, err
-		}
-		b.conns = append(b.conns, conn)
-		r := newReader(conn)
-		b.readers = append(b.readers, r)
-		if _, err = conn.Write(target.Upgrade(id)); err == nil {
-			err = ReadGreeting(r)
-		}
+		conn, r, err := target.openTunnel(ctx, id)
 		if err != nil {
 			b.Close()
 			return nil, fmt.Errorf("opening tunnel %d: %w", id, err)
 		}
+		b.conns, b.readers = append(b.conns, conn), append(b.readers, r)
 	}
 	return b, nil
 }

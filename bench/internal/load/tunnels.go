@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -45,44 +46,60 @@ type Tunnels struct {
 // OpenTunnels opens count tunnels and returns once each has been greeted.
 func OpenTunnels(ctx context.Context, target Target, count int) (*Tunnels, error) {
 	t := &Tunnels{conns: make([]net.Conn, count)}
-	var next atomic.Int64
-	var workers sync.WaitGroup
-	for range opening {
-		workers.Go(func() {
-			for {
-				id := int(next.Add(1)) - 1
-				if id >= count || t.failure() != nil {
-					return
-				}
-				if err := t.open(ctx, target, id); err != nil {
-					t.fail(fmt.Errorf("opening tunnel %d: %w", id, err))
-				}
-			}
-		})
-	}
-	workers.Wait()
-	if err := t.failure(); err != nil {
+	err := eachOf(count, func(id int) error {
+		conn, r, err := target.openTunnel(ctx, id)
+		if err != nil {
+			return err
+		}
+		t.conns[id] = conn
+		go t.receive(r, id)
+		return nil
+	})
+	if err != nil {
 		t.Close()
 		return nil, err
 	}
 	return t, nil
 }
 
-func (t *Tunnels) open(ctx context.Context, target Target, id int) error {
-	conn, err := target.dial(ctx)
+// eachOf calls f with the numbers below count, some at a time, until one fails.
+func eachOf(count int, f func(id int) error) error {
+	var next atomic.Int64
+	var workers sync.WaitGroup
+	errs := make([]error, opening)
+	for i := range errs {
+		workers.Go(func() {
+			for errs[i] == nil {
+				id := int(next.Add(1)) - 1
+				if id >= count {
+					return
+				}
+				if err := f(id); err != nil {
+					next.Store(int64(count))
+					errs[i] = fmt.Errorf("connection %d: %w", id, err)
+				}
+			}
+		})
+	}
+	workers.Wait()
+	return errors.Join(errs...)
+}
+
+// openTunnel opens one tunnel and returns once it has been greeted.
+func (t Target) openTunnel(ctx context.Context, id int) (net.Conn, *bufio.Reader, error) {
+	conn, err := t.dial(ctx)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	t.conns[id] = conn
 	r := newReader(conn)
-	if _, err := conn.Write(target.Upgrade(id)); err != nil {
-		return err
+	if _, err = conn.Write(t.Upgrade(id)); err == nil {
+		err = ReadGreeting(r)
 	}
-	if err := ReadGreeting(r); err != nil {
-		return err
+	if err != nil {
+		conn.Close()
+		return nil, nil, err
 	}
-	go t.receive(r, id)
-	return nil
+	return conn, r, nil
 }
 
 // Upgrade is the request of tunnel id.
@@ -210,6 +227,16 @@ func (t *Tunnels) awaitAnswers(ctx context.Context, sent int64) error {
 			return err
 		}
 	}
+}
+
+// WriteRaw writes p to the TCP connection of each tunnel, beneath TLS.
+func (t *Tunnels) WriteRaw(p []byte) error {
+	for id, conn := range t.conns {
+		if _, err := conn.(*tls.Conn).NetConn().Write(p); err != nil {
+			return errors.Join(t.failure(), fmt.Errorf("tunnel %d: %w", id, err))
+		}
+	}
+	return nil
 }
 
 // Close ends all tunnels as browsers do that are closed: without a word.
