@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -173,19 +172,28 @@ func (s *senders) kill() {
 	}
 }
 
+// readRoots reads the certificates that a client trusts.
+func readRoots(file string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s holds no certificate", file)
+	}
+	return pool, nil
+}
+
 // sendFast is what a sender's process does.
 func sendFast(ctx context.Context, addr, roots, duration string) error {
 	d, err := time.ParseDuration(duration)
 	if err != nil {
 		return err
 	}
-	pem, err := os.ReadFile(roots)
+	pool, err := readRoots(roots)
 	if err != nil {
 		return err
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(bytes.TrimSpace(pem)) {
-		return errors.New("no certificate in " + roots)
 	}
 	b, err := load.OpenBulk(ctx, load.NewTarget(addr, contestant.ProxyName, pool), 1)
 	if err != nil {

@@ -29,6 +29,7 @@ const upgrade = "GET /?apiKey=bench-0000-0000&timestamp=1700000000000&apiVersion
 	"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n" +
 	"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\nSec-WebSocket-Protocol: 2.0\r\n\r\n"
 
+// accept is what the relay makes of the key above.
 var accept = wire.AcceptKey([]byte("dGhlIHNhbXBsZSBub25jZQ=="))
 
 // Tunnels are open WebSockets. Nothing may be sent on them at the same time
