@@ -6,10 +6,10 @@ import (
 	"crypto/tls"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/bench/internal/load"
@@ -44,7 +44,8 @@ type endpoint struct {
 	sent    int64 // payload
 	scratch []byte
 
-	received received // once received from
+	received    received // once received from
+	writeFailed bool     // because the connection was reset
 }
 
 // received is what has come in, and how it ended.
@@ -116,6 +117,7 @@ func (e *endpoint) startTLS() error {
 // send sends a message with the next size bytes of payload.
 func (e *endpoint) send(size int) error {
 	if _, err := e.conn.Write(e.frame(size, size)); err != nil {
+		e.writeFailed = errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 		return err
 	}
 	e.sent += int64(size)
@@ -229,12 +231,13 @@ func (e *endpoint) readHead() (opcode byte, size int64, err error) {
 	return opcode, size, nil
 }
 
-// orderly says whether what came in ended as the other side's orderly end does.
-func (r *received) orderly() bool { return !r.inFrame && errors.Is(r.err, io.EOF) }
+// sawOrderlyEnd says whether what came in ended as an orderly end of the other
+// side does. A write that fails takes the news of a reset away from the reads,
+// which then see the end of a stream.
+func (e *endpoint) sawOrderlyEnd() bool {
+	r := &e.received
+	return !r.inFrame && errors.Is(r.err, io.EOF) && !e.writeFailed && (!e.TLS || e.ledger.records.closeNotify())
+}
 
 // hung says that no end came in time.
 func (r *received) hung() bool { return errors.Is(r.err, os.ErrDeadlineExceeded) }
-
-func (r *received) String() string {
-	return fmt.Sprintf("%d bytes, Close frame %v, within a frame %v, %v", r.payload, r.closed, r.inFrame, r.err)
-}

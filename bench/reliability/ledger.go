@@ -27,7 +27,44 @@ type ledger struct {
 	*net.TCPConn
 	written atomic.Int64 // bytes on the wire
 	entries []entry      // in order
+	records records      // that came in, if it is TLS
 }
+
+// Read looks at what comes in.
+func (l *ledger) Read(p []byte) (int, error) {
+	n, err := l.TCPConn.Read(p)
+	l.records.add(p[:n])
+	return n, err
+}
+
+// records follows the records of TLS 1.3, as crypto/tls takes an end without
+// close_notify for one with it.
+type records struct {
+	head []byte
+	left int // of the current record
+	size int // of the last
+}
+
+func (r *records) add(p []byte) {
+	for len(p) > 0 {
+		if r.left == 0 {
+			r.head = append(r.head, p[0])
+			p = p[1:]
+			if len(r.head) == 5 {
+				r.size = int(binary.BigEndian.Uint16(r.head[3:]))
+				r.head, r.left = r.head[:0], r.size
+			}
+			continue
+		}
+		n := min(r.left, len(p))
+		r.left, p = r.left-n, p[n:]
+	}
+}
+
+// closeNotify says whether the last record was an alert, which is known by its
+// size: two bytes, the content type, and the cipher's tag. No message here is
+// as short.
+func (r *records) closeNotify() bool { return r.left == 0 && r.size == 2+1+16 }
 
 // entry says that the payload up to some length had been written with so many
 // bytes on the wire.

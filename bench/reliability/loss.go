@@ -245,7 +245,7 @@ func (t *tunnel) judge(o *outcome) {
 	o.closeLost = t.closeAccepted && !got.closed
 	// Without TLS a FIN is a FIN, so then neither a proxy nor a peer can tell.
 	evident := t.reset || t.enderTLS && t.peer.TLS
-	o.disguised = t.abnormal && (got.closed || got.orderly() && evident)
+	o.disguised = t.abnormal && (got.closed || t.peer.sawOrderlyEnd() && evident)
 	if !t.duplex {
 		o.back = 0
 		return

@@ -21,7 +21,8 @@ type lossResult struct {
 	Closes     int    `json:"close_frames_lost"`
 	Damaged    int    `json:"damaged"`   // bytes doubled, moved or changed
 	Disguised  int    `json:"disguised"` // abnormal ends that were seen as orderly
-	Hung       int    `json:"hung"`      // no end was seen
+	Resets     int    `json:"disguised_resets"`
+	Hung       int    `json:"hung"` // no end was seen
 }
 
 // tally collects outcomes.
@@ -58,6 +59,7 @@ func (t *tally) add(tunnel *tunnel, o outcome) {
 	r.Closes += count(o.closeLost)
 	r.Damaged += count(o.damaged)
 	r.Disguised += count(o.disguised)
+	r.Resets += count(o.disguised && tunnel.reset)
 	r.Hung += count(o.hung)
 }
 
@@ -89,11 +91,13 @@ func (l lossResult) plus(o lossResult) lossResult {
 	l.Closes += o.Closes
 	l.Damaged += o.Damaged
 	l.Disguised += o.Disguised
+	l.Resets += o.Resets
 	l.Hung += o.Hung
 	return l
 }
 
-// fault says what ours promises not to do.
+// fault says what ours promises not to do. crypto/tls cannot tell a FIN without
+// close_notify from one with it, so only resets have to be told.
 func (l lossResult) fault() string {
 	var faults []string
 	for _, f := range []struct {
@@ -103,7 +107,7 @@ func (l lossResult) fault() string {
 		{l.WithLoss, fmt.Sprintf("lost %s", bytesText(float64(l.Lost)))},
 		{l.Closes, "lost Close frames"},
 		{l.Damaged, "damaged bytes"},
-		{l.Disguised, "passed an abnormal end on as an orderly one"},
+		{l.Resets, "passed a reset on as an orderly end"},
 		{l.Hung, "passed no end on"},
 	} {
 		if f.count > 0 {
