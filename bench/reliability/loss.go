@@ -79,6 +79,15 @@ const (
 	stream          // as much as it can
 )
 
+func newTunnel(id int, seed uint64) *tunnel {
+	w := ways[id%len(ways)]
+	return &tunnel{
+		way: w, id: id, byClient: id/len(ways)%2 == 0,
+		chance: newChance(rand.New(rand.NewPCG(seed, uint64(id))), w),
+		read:   make(chan struct{}), answered: make(chan struct{}), over: make(chan struct{}),
+	}
+}
+
 func newChance(rng *rand.Rand, w way) chance {
 	c := chance{
 		upload:    rng.Int64N(mostUpload),
@@ -142,11 +151,7 @@ func (y *yard) lossOver(ctx context.Context, lab *contestant.Lab, c contestant.C
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		t := &tunnel{
-			way: ways[id%len(ways)], id: id, byClient: id/len(ways)%2 == 0,
-			read: make(chan struct{}), answered: make(chan struct{}), over: make(chan struct{}),
-		}
-		t.chance = newChance(rand.New(rand.NewPCG(y.seed, uint64(id))), t.way)
+		t := newTunnel(id, y.seed)
 		if err := o.open(t); err != nil {
 			return proxy.Explain(fmt.Errorf("opening tunnel %d: %w", id, err))
 		}

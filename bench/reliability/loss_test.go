@@ -1,17 +1,30 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
+	"os"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/bench/internal/contestant"
+	"github.com/caddy-watchrtc/watchrtc-proxy/bench/internal/load"
 )
 
-func TestMain(m *testing.M) { mainOrVictim(m) }
+// TestMain is also what the processes run that are killed.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 3 && os.Args[1] == "endpoint" {
+		if err := runVictim(os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	m.Run()
+}
 
 // TestNothingLostByTheYard has the tunnels end in all ways over nothing that
 // could lose anything: a connection, and copying that minds nothing but its
@@ -169,7 +182,7 @@ func TestRecords(t *testing.T) {
 }
 
 func TestSumUpCountsWhatWasHeldUp(t *testing.T) {
-	r := sumUp([]trips{{Times: []time.Duration{time.Millisecond, 4 * quietPeriod}}, {Times: []time.Duration{2 * prompt}}})
+	r := sumUp([]load.Trips{{Times: []time.Duration{time.Millisecond, 4 * quietPeriod}}, {Times: []time.Duration{2 * prompt}}})
 	if r.Trips != 3 || r.Served != 1 || r.Worst != 2000 || r.P99 < 1900 {
 		t.Errorf("%+v", r)
 	}
