@@ -79,9 +79,6 @@ func find(name string) (Contestant, error) {
 	return Contestant{}, fmt.Errorf("no contestant is called %q; there are %s", name, strings.Join(known, ", "))
 }
 
-// Ours says whether this is our module, whichever way it carries tunnels.
-func (c Contestant) Ours() bool { return c.Name == Ours || c.Name == OursGoroutines.Name }
-
 // Lookup says what to do about a contestant that isn't installed.
 func (c Contestant) Lookup() error {
 	if c.caddy {
