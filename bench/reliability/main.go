@@ -108,7 +108,9 @@ func parsePlan(args []string) (*plan, error) {
 
 // size is how much is done, and what is still allowed.
 type size struct {
-	flood      int // bytes sent by each of floodClients
+	flood      int           // bytes sent by each of floodClients
+	patience   time.Duration // with a proxy that takes no more of it
+	warmUps    int
 	handshakes int
 	tunnels    int // with a partial record, and clients with a slow POST
 	ends       int // tunnels that end
@@ -120,8 +122,14 @@ type size struct {
 }
 
 var (
-	full  = size{flood: 16 << 20, handshakes: 10000, tunnels: 5000, ends: 500, settle: 6 * time.Second, worstTrip: 100 * time.Millisecond, growth: 16 << 20, each: 4 << 10}
-	small = size{flood: 6 << 20, handshakes: 500, tunnels: 300, ends: 100, settle: time.Second, worstTrip: time.Second, growth: 16 << 20, each: 16 << 10}
+	full = size{
+		flood: 16 << 20, patience: 5 * time.Second, warmUps: 10, handshakes: 10000, tunnels: 5000, ends: 500, settle: 6 * time.Second,
+		worstTrip: 100 * time.Millisecond, growth: 16 << 20, each: 4 << 10,
+	}
+	small = size{
+		flood: 6 << 20, patience: 2 * time.Second, warmUps: 3, handshakes: 500, tunnels: 300, ends: 100, settle: 300 * time.Millisecond,
+		worstTrip: time.Second, growth: 16 << 20, each: 16 << 10,
+	}
 )
 
 func (p *plan) run(ctx context.Context) error {

@@ -76,7 +76,7 @@ func (y *yard) attack(ctx context.Context, c contestant.Contestant, attack func(
 		return err
 	}
 	defer s.stop()
-	if err := s.warmUp(ctx); err != nil {
+	if err := s.warmUp(ctx, y.size.warmUps); err != nil {
 		return fmt.Errorf("warming up: %w", s.proxy.Explain(err))
 	}
 	w := &watch{subject: s, contestant: c.Name, settle: y.size.settle, results: y.results}
@@ -90,12 +90,12 @@ func (y *yard) attack(ctx context.Context, c contestant.Contestant, attack func(
 }
 
 // warmUp lets a proxy set up what it sets up once.
-func (s *subject) warmUp(ctx context.Context) error {
+func (s *subject) warmUp(ctx context.Context, times int) error {
 	pace, err := load.ParsePace("400")
 	if err != nil {
 		return err
 	}
-	for range 10 {
+	for range times {
 		tunnels, err := load.OpenTunnels(ctx, s.target, 32)
 		if err != nil {
 			return err
@@ -114,7 +114,7 @@ func (y *yard) floodKeyUpdates(ctx context.Context, w *watch) error {
 		sent, errs := make([]int, floodClients), make([]error, floodClients)
 		var clients sync.WaitGroup
 		for i := range floodClients {
-			clients.Go(func() { sent[i], errs[i] = w.target.FloodKeyUpdates(ctx, y.size.flood) })
+			clients.Go(func() { sent[i], errs[i] = w.target.FloodKeyUpdates(ctx, y.size.flood, y.size.patience) })
 		}
 		clients.Wait()
 		for _, n := range sent {

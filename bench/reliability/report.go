@@ -58,7 +58,7 @@ func (r *results) verdict() error {
 
 func (f fairnessResult) fault(l limits) string {
 	switch {
-	case f.Worst > l.WorstTrip:
+	case f.Worst > l.WorstTrip && f.Quiet == 1:
 		return fmt.Sprintf("a round trip took %s ms, more than %s", number(f.Worst), number(l.WorstTrip))
 	case f.Served < f.Quiet:
 		return fmt.Sprintf("%d of %d tunnels were served", f.Served, f.Quiet)

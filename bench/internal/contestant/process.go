@@ -69,6 +69,9 @@ func (p *Process) awaitListening(ctx context.Context) error {
 	}
 }
 
+// PID is the process's own number.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
 // Explain adds to err what the process wrote to its log.
 func (p *Process) Explain(err error) error {
 	b, _ := os.ReadFile(p.log)

@@ -17,9 +17,9 @@ import (
 // FloodKeyUpdates opens a tunnel and never reads from it. It sends size bytes
 // of KeyUpdates that ask for one in return, each with a byte of a message
 // behind it, which keeps TLS libraries from counting KeyUpdates in a row. It
-// gives up once the proxy has taken nothing for five seconds, or ends the
-// tunnel, and returns how much was sent.
-func (t Target) FloodKeyUpdates(ctx context.Context, size int) (sent int, err error) {
+// gives up once the proxy has taken nothing for as long as it has patience, or
+// ends the tunnel, and returns how much was sent.
+func (t Target) FloodKeyUpdates(ctx context.Context, size int, patience time.Duration) (sent int, err error) {
 	conn, sealer, err := t.openUnread(ctx)
 	if err != nil {
 		return 0, err
@@ -32,7 +32,7 @@ func (t Target) FloodKeyUpdates(ctx context.Context, size int) (sent int, err er
 		if err != nil {
 			return sent, err
 		}
-		if err := conn.SetWriteDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		if err := conn.SetWriteDeadline(time.Now().Add(patience)); err != nil {
 			return sent, err
 		}
 		n, err := conn.Write(b)
