@@ -67,7 +67,7 @@ func parsePlan(args []string) (*plan, error) {
 	f := flag.NewFlagSet("reliability", flag.ContinueOnError)
 	only := f.String("contestants", "", "separated by commas (default nginx,haproxy,reverse_proxy,ours,ours_goroutines; with -short only ours,ours_goroutines)")
 	tests := f.String("test", strings.Join(allTests, ","), "tests, separated by commas")
-	f.DurationVar(&p.duration, "duration", 30*time.Second, "of each of the two loads of fairness; with -short 3s")
+	f.DurationVar(&p.duration, "duration", 30*time.Second, "of each of the two loads of fairness; with -short 2s")
 	f.Uint64Var(&p.seed, "seed", 1, "for what happens by chance in loss")
 	f.StringVar(&p.json, "json", "", "file for the results")
 	f.StringVar(&p.caddy, "caddy", "", "Caddy binary with this module (default: build ../cmd/caddy)")
@@ -85,7 +85,7 @@ func parsePlan(args []string) (*plan, error) {
 		*only = "nginx,haproxy,reverse_proxy,ours,ours_goroutines"
 	}
 	if p.short && !given["duration"] {
-		p.duration = 3 * time.Second
+		p.duration = 2 * time.Second
 	}
 	var err error
 	if p.contestants, err = contestant.Select(*only); err != nil {
@@ -108,7 +108,8 @@ func parsePlan(args []string) (*plan, error) {
 
 // size is how much is done, and what is still allowed.
 type size struct {
-	flood      int           // bytes sent by each of floodClients
+	flooders   int
+	flood      int           // bytes sent by each of them
 	patience   time.Duration // with a proxy that takes no more of it
 	warmUps    int
 	handshakes int
@@ -123,11 +124,11 @@ type size struct {
 
 var (
 	full = size{
-		flood: 16 << 20, patience: 5 * time.Second, warmUps: 10, handshakes: 10000, tunnels: 5000, ends: 500, settle: 6 * time.Second,
+		flooders: 4, flood: 16 << 20, patience: 5 * time.Second, warmUps: 10, handshakes: 10000, tunnels: 5000, ends: 500, settle: 6 * time.Second,
 		worstTrip: 100 * time.Millisecond, growth: 16 << 20, each: 4 << 10,
 	}
 	small = size{
-		flood: 6 << 20, patience: 2 * time.Second, warmUps: 3, handshakes: 500, tunnels: 300, ends: 100, settle: 300 * time.Millisecond,
+		flooders: 1, flood: 32 << 20, patience: 3 * time.Second, warmUps: 3, handshakes: 500, tunnels: 300, ends: 100, settle: 300 * time.Millisecond,
 		worstTrip: time.Second, growth: 16 << 20, each: 16 << 10,
 	}
 )

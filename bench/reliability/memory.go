@@ -34,8 +34,6 @@ const (
 	slowPosts    = "a few bytes of a POST"
 )
 
-const floodClients = 4
-
 // subject is a contestant under attack, in front of a relay of its own.
 type subject struct {
 	relay, proxy *contestant.Process
@@ -111,9 +109,9 @@ func (s *subject) warmUp(ctx context.Context, times int) error {
 
 func (y *yard) floodKeyUpdates(ctx context.Context, w *watch) error {
 	return w.during(ctx, memoryResult{Attack: keyUpdates}, func(r *memoryResult) error {
-		sent, errs := make([]int, floodClients), make([]error, floodClients)
+		sent, errs := make([]int, y.size.flooders), make([]error, y.size.flooders)
 		var clients sync.WaitGroup
-		for i := range floodClients {
+		for i := range y.size.flooders {
 			clients.Go(func() { sent[i], errs[i] = w.target.FloodKeyUpdates(ctx, y.size.flood, y.size.patience) })
 		}
 		clients.Wait()
