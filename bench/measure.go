@@ -13,7 +13,7 @@ import (
 
 // bench measures one contestant at a time.
 type bench struct {
-	lab      contestant.Lab
+	lab      *contestant.Lab
 	paces    []load.Pace
 	duration time.Duration // of each load
 	settle   time.Duration // before memory is read

@@ -5,12 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
-	"runtime/debug"
 	"slices"
-	"syscall"
 	"time"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/bench/internal/contestant"
@@ -19,99 +15,39 @@ import (
 
 // run measures everything and writes the results.
 func (p *plan) run(ctx context.Context) error {
-	if err := p.prepare(); err != nil {
-		return err
+	for _, out := range []string{p.out, p.profiles} {
+		if err := os.MkdirAll(out, 0o755); out != "" && err != nil {
+			return err
+		}
 	}
 	dir, err := os.MkdirTemp("", "watchrtc-bench-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	if err := p.buildCaddy(ctx, dir); err != nil {
-		return err
-	}
-	results, err := p.newResults()
+	lab, err := contestant.NewLab(ctx, dir, p.caddy, p.contestants, slices.Max(p.tunnels))
 	if err != nil {
 		return err
 	}
-	certs, err := contestant.MakeCerts(dir)
+	results, err := p.newResults(lab)
 	if err != nil {
 		return err
 	}
-	b := &bench{
-		lab:   contestant.Lab{Dir: dir, Caddy: p.caddy, Certs: certs, Tunnels: slices.Max(p.tunnels)},
-		paces: p.paces, duration: p.duration, settle: p.settle, profiles: p.profiles,
-	}
+	b := &bench{lab: lab, paces: p.paces, duration: p.duration, settle: p.settle, profiles: p.profiles}
 	if err := p.measure(ctx, b, results); err != nil {
 		return err
 	}
 	return write(results, p.out)
 }
 
-// prepare fails early on what would fail late.
-func (p *plan) prepare() error {
-	// Debian keeps servers where ordinary users don't look for commands.
-	if err := os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin"); err != nil {
-		return err
-	}
-	for _, c := range p.contestants {
-		if err := c.Lookup(); err != nil {
-			return err
-		}
-	}
-	if err := raiseFileLimit(2*slices.Max(p.tunnels) + 1000); err != nil {
-		return err
-	}
-	// The sender sleeps in the kernel, so one more thread may run Go code; and
-	// a collection here would take its turn on the contestants' cores.
-	runtime.GOMAXPROCS(runtime.NumCPU() + 1)
-	debug.SetGCPercent(800)
-	if p.profiles != "" {
-		if err := os.MkdirAll(p.profiles, 0o755); err != nil {
-			return err
-		}
-	}
-	return os.MkdirAll(p.out, 0o755)
-}
-
-// raiseFileLimit makes room for two sockets per tunnel, here and in the
-// contestants, which inherit the limit.
-func raiseFileLimit(need int) error {
-	var limit syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
-		return err
-	}
-	limit.Max = max(limit.Max, uint64(need))
-	limit.Cur = limit.Max
-	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
-		return fmt.Errorf("so many tunnels need %d open files, and the limit is lower: %w", need, err)
-	}
-	return nil
-}
-
-// buildCaddy builds the binary in which both reverse_proxy and ours run.
-func (p *plan) buildCaddy(ctx context.Context, dir string) (err error) {
-	if p.caddy != "" {
-		p.caddy, err = filepath.Abs(p.caddy)
-		return err
-	}
-	p.caddy = filepath.Join(dir, "caddy")
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", p.caddy, "./cmd/caddy")
-	cmd.Dir = ".."
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("building ../cmd/caddy (is this run in bench/?): %w\n%s", err, out)
-	}
-	return nil
-}
-
-func (p *plan) newResults() (*report.Run, error) {
+func (p *plan) newResults(lab *contestant.Lab) (*report.Run, error) {
 	r := &report.Run{
-		Machine: machine(),
+		Machine: contestant.Machine(),
 		Settings: fmt.Sprintf("Rounds: %d, with %v of each load and %v of settling; TLS 1.3 with X25519, AES-128-GCM and ECDSA P-256 on both legs",
 			p.rounds, p.duration, p.settle),
 	}
 	for _, c := range p.contestants {
-		v, err := version(c, p.caddy)
+		v, err := lab.Version(c)
 		if err != nil {
 			return nil, err
 		}
@@ -157,7 +93,7 @@ func (p *plan) jobs(b *bench) []job {
 		jobs = append(jobs, job{fmt.Sprintf("%d tunnels", count),
 			func(ctx context.Context, s *subject) (report.Sample, error) { return b.tunnels(ctx, s, count) }})
 	}
-	return append(jobs, job{"posts", b.posts})
+	return append(jobs, job{"posts", b.posts}, job{"bulk", b.bulk})
 }
 
 // render makes table and plot anew.

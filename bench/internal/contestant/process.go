@@ -23,7 +23,7 @@ type Process struct {
 	err    error // how it exited; valid once exited is closed
 }
 
-func start(ctx context.Context, dir, name, addr string, command []string) (*Process, error) {
+func start(ctx context.Context, dir, name, addr string, env, command []string) (*Process, error) {
 	p := &Process{Addr: addr, name: name, log: filepath.Join(dir, name+".log"), exited: make(chan struct{})}
 	log, err := os.Create(p.log)
 	if err != nil {
@@ -33,7 +33,7 @@ func start(ctx context.Context, dir, name, addr string, command []string) (*Proc
 	p.cmd = exec.Command(command[0], command[1:]...)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	// No setting of the caller's, such as GOGC, changes a contestant.
-	p.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir}
+	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir}, env...)
 	// A group of its own, so that ^C leaves stopping to us; and should this
 	// program be killed, its contestants go too.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
@@ -68,6 +68,9 @@ func (p *Process) awaitListening(ctx context.Context) error {
 		}
 	}
 }
+
+// PID is the process's own number.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
 
 // Explain adds to err what the process wrote to its log.
 func (p *Process) Explain(err error) error {

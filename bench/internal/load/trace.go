@@ -30,16 +30,34 @@ type poster struct {
 
 // OpenPosters opens count connections.
 func OpenPosters(ctx context.Context, target Target, count int) (*Posters, error) {
-	p := &Posters{}
-	for range count {
+	p := &Posters{make([]*poster, count)}
+	err := eachOf(count, func(id int) error {
 		conn, err := target.dial(ctx)
-		if err != nil {
-			p.Close()
-			return nil, err
+		if err == nil {
+			p.posters[id] = newPoster(conn, target.TLS.ServerName)
 		}
-		p.posters = append(p.posters, newPoster(conn, target.TLS.ServerName))
+		return err
+	})
+	if err != nil {
+		p.Close()
+		return nil, err
 	}
 	return p, nil
+}
+
+// PostEach posts once on each connection, some at a time.
+func (p *Posters) PostEach() error {
+	return eachOf(len(p.posters), func(id int) error { return p.posters[id].post(id) })
+}
+
+// Begin sends on each connection the head of a request and the first bytes of
+// its body.
+func (p *Posters) Begin(size int) error {
+	return eachOf(len(p.posters), func(id int) error {
+		poster := p.posters[id]
+		_, err := poster.conn.Write(poster.request[:len(poster.request)-wire.MessageSize+size])
+		return err
+	})
 }
 
 func newPoster(conn net.Conn, host string) *poster {
@@ -99,6 +117,8 @@ func (p *poster) post(id int) error {
 // Close ends the connections.
 func (p *Posters) Close() {
 	for _, poster := range p.posters {
-		poster.conn.Close()
+		if poster != nil {
+			poster.conn.Close()
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -28,6 +29,7 @@ const upgrade = "GET /?apiKey=bench-0000-0000&timestamp=1700000000000&apiVersion
 	"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n" +
 	"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\nSec-WebSocket-Protocol: 2.0\r\n\r\n"
 
+// accept is what the relay makes of the key above.
 var accept = wire.AcceptKey([]byte("dGhlIHNhbXBsZSBub25jZQ=="))
 
 // Tunnels are open WebSockets. Nothing may be sent on them at the same time
@@ -45,39 +47,67 @@ type Tunnels struct {
 // OpenTunnels opens count tunnels and returns once each has been greeted.
 func OpenTunnels(ctx context.Context, target Target, count int) (*Tunnels, error) {
 	t := &Tunnels{conns: make([]net.Conn, count)}
-	var next atomic.Int64
-	var workers sync.WaitGroup
-	for range opening {
-		workers.Go(func() {
-			for {
-				id := int(next.Add(1)) - 1
-				if id >= count || t.failure() != nil {
-					return
-				}
-				if err := t.open(ctx, target, id); err != nil {
-					t.fail(fmt.Errorf("opening tunnel %d: %w", id, err))
-				}
-			}
-		})
-	}
-	workers.Wait()
-	if err := t.failure(); err != nil {
+	err := eachOf(count, func(id int) error {
+		conn, r, err := target.openTunnel(ctx, id)
+		if err != nil {
+			return err
+		}
+		t.conns[id] = conn
+		go t.receive(r, id)
+		return nil
+	})
+	if err != nil {
 		t.Close()
 		return nil, err
 	}
 	return t, nil
 }
 
-func (t *Tunnels) open(ctx context.Context, target Target, id int) error {
-	conn, err := target.dial(ctx)
+// eachOf calls f with the numbers below count, some at a time, until one fails.
+func eachOf(count int, f func(id int) error) error {
+	var next atomic.Int64
+	var workers sync.WaitGroup
+	errs := make([]error, opening)
+	for i := range errs {
+		workers.Go(func() {
+			for errs[i] == nil {
+				id := int(next.Add(1)) - 1
+				if id >= count {
+					return
+				}
+				if err := f(id); err != nil {
+					next.Store(int64(count))
+					errs[i] = fmt.Errorf("connection %d: %w", id, err)
+				}
+			}
+		})
+	}
+	workers.Wait()
+	return errors.Join(errs...)
+}
+
+// openTunnel opens one tunnel and returns once it has been greeted.
+func (t Target) openTunnel(ctx context.Context, id int) (net.Conn, *bufio.Reader, error) {
+	conn, err := t.dial(ctx)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	t.conns[id] = conn
 	r := newReader(conn)
-	if _, err := fmt.Fprintf(conn, upgrade, id, target.TLS.ServerName); err != nil {
-		return err
+	if _, err = conn.Write(t.Upgrade(id)); err == nil {
+		err = ReadGreeting(r)
 	}
+	if err != nil {
+		conn.Close()
+		return nil, nil, err
+	}
+	return conn, r, nil
+}
+
+// Upgrade is the request of tunnel id.
+func (t Target) Upgrade(id int) []byte { return fmt.Appendf(nil, upgrade, id, t.TLS.ServerName) }
+
+// ReadUpgrade reads the response to a request that Upgrade made.
+func ReadUpgrade(r *bufio.Reader) error {
 	head, err := wire.ReadHead(r)
 	if err != nil {
 		return err
@@ -86,15 +116,19 @@ func (t *Tunnels) open(ctx context.Context, target Target, id int) error {
 		string(wire.Field(head, "Sec-WebSocket-Protocol")) != "2.0" {
 		return fmt.Errorf("no WebSocket: %q", head)
 	}
-	_, greeting, err := wire.ReadFrame(r)
-	if err != nil {
+	return nil
+}
+
+// ReadGreeting reads that response and what the relay says first.
+func ReadGreeting(r *bufio.Reader) error {
+	if err := ReadUpgrade(r); err != nil {
 		return err
 	}
-	if string(greeting) != relay.Greeting {
-		return fmt.Errorf("a wrong greeting: %q", greeting)
+	_, greeting, err := wire.ReadFrame(r)
+	if err == nil && string(greeting) != relay.Greeting {
+		err = fmt.Errorf("a wrong greeting: %q", greeting)
 	}
-	go t.receive(r, id)
-	return nil
+	return err
 }
 
 // receive checks the answers of one tunnel until it ends.
@@ -194,6 +228,16 @@ func (t *Tunnels) awaitAnswers(ctx context.Context, sent int64) error {
 			return err
 		}
 	}
+}
+
+// WriteRaw writes p to the TCP connection of each tunnel, beneath TLS.
+func (t *Tunnels) WriteRaw(p []byte) error {
+	for id, conn := range t.conns {
+		if _, err := conn.(*tls.Conn).NetConn().Write(p); err != nil {
+			return errors.Join(t.failure(), fmt.Errorf("tunnel %d: %w", id, err))
+		}
+	}
+	return nil
 }
 
 // Close ends all tunnels as browsers do that are closed: without a word.

@@ -27,16 +27,11 @@ func Serve(ctx context.Context, addr, certFile, keyFile string) error {
 	// The relay's garbage is nobody's cost, but its collector would take
 	// turns with the proxy on the same cores.
 	debug.SetGCPercent(800)
-	cert, err := tls.LoadX509KeyPair(certFile, keyFile)
+	config, err := TLSConfig(certFile, keyFile)
 	if err != nil {
 		return err
 	}
-	ln, err := tls.Listen("tcp", addr, &tls.Config{
-		Certificates:     []tls.Certificate{cert},
-		MinVersion:       tls.VersionTLS13,
-		CurvePreferences: []tls.CurveID{tls.X25519},
-		NextProtos:       []string{"http/1.1"},
-	})
+	ln, err := tls.Listen("tcp", addr, config)
 	if err != nil {
 		return err
 	}
@@ -54,6 +49,17 @@ func Serve(ctx context.Context, addr, certFile, keyFile string) error {
 			serveConn(conn)
 		}()
 	}
+}
+
+// TLSConfig is a relay's.
+func TLSConfig(certFile, keyFile string) (*tls.Config, error) {
+	cert, err := tls.LoadX509KeyPair(certFile, keyFile)
+	return &tls.Config{
+		Certificates:     []tls.Certificate{cert},
+		MinVersion:       tls.VersionTLS13,
+		CurvePreferences: []tls.CurveID{tls.X25519},
+		NextProtos:       []string{"http/1.1"},
+	}, err
 }
 
 // serveConn serves requests until the connection ends or turns into a tunnel.
@@ -76,10 +82,14 @@ func serveConn(conn net.Conn) {
 	}
 }
 
-func serveTunnel(conn net.Conn, r *bufio.Reader, accept string) {
-	_, err := fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
+// Upgraded is the response to a request for a WebSocket.
+func Upgraded(accept string) []byte {
+	return fmt.Appendf(nil, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
 		"Sec-WebSocket-Accept: %s\r\nSec-WebSocket-Protocol: 2.0\r\n\r\n", accept)
-	if err != nil {
+}
+
+func serveTunnel(conn net.Conn, r *bufio.Reader, accept string) {
+	if _, err := conn.Write(Upgraded(accept)); err != nil {
 		return
 	}
 	if _, err := conn.Write(wire.AppendTextFrame(nil, []byte(Greeting))); err != nil {
@@ -89,6 +99,10 @@ func serveTunnel(conn net.Conn, r *bufio.Reader, accept string) {
 	for {
 		op, message, err := wire.ReadFrame(r)
 		if err != nil || op != wire.OpText {
+			return
+		}
+		if bytes.HasPrefix(message, []byte("bulk ")) {
+			serveBulk(conn, r, string(message))
 			return
 		}
 		answer = wire.AppendAnswer(answer[:0], message)

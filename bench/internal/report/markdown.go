@@ -153,7 +153,7 @@ func (r *Run) writeOrigin(b *strings.Builder) {
 	for _, c := range r.Contestants {
 		versions = append(versions, fmt.Sprintf("%s: %s", c.Name, c.Version))
 	}
-	fmt.Fprintf(b, "%s; %s. %s. %s messages and posts, each byte of which arrived. "+
+	fmt.Fprintf(b, "%s; %s. %s. %s messages, posts and frames of bulk, each byte of which arrived. "+
 		"Other programs on the machine used up to %.2f cores during a sample.\n",
 		r.Machine, strings.Join(versions, "; "), r.Settings, thousands(verified), others)
 }

@@ -24,6 +24,9 @@ const (
 	Posts        = "posts_per_s"
 	PostCPU      = "post_cpu_us"
 	PostP99      = "post_p99_ms"
+	BulkUp       = "bulk_to_relay_mb_per_s"
+	BulkDown     = "bulk_to_client_mb_per_s"
+	BulkCPU      = "bulk_cpu_ms_per_mb"
 )
 
 // At is the key of a metric measured at a pace.
@@ -46,7 +49,10 @@ func (r *Run) metrics() []Metric {
 	return append(ms,
 		Metric{Key: Posts, Title: "POST /trace a second", More: true},
 		Metric{Key: PostCPU, Title: "CPU per POST", Unit: "µs"},
-		Metric{Key: PostP99, Title: "POST round trip p99", Unit: "ms"})
+		Metric{Key: PostP99, Title: "POST round trip p99", Unit: "ms"},
+		Metric{Key: BulkUp, Title: "Bulk to the relay", Unit: "MB/s", More: true},
+		Metric{Key: BulkDown, Title: "Bulk to the client", Unit: "MB/s", More: true},
+		Metric{Key: BulkCPU, Title: "CPU per MB of bulk", Unit: "ms"})
 }
 
 // paceTitle makes 1,500/s of 1500/s, and leaves names as they are.
@@ -86,6 +92,8 @@ var goals = []goal{
 	{MessageP99, "nginx", 1},
 	{Posts, "reverse_proxy", 1.8},
 	{Posts, "nginx", 0.75},
+	{BulkUp, "reverse_proxy", 1},
+	{BulkDown, "reverse_proxy", 1},
 }
 
 // flat is how much the cost of one tunnel may differ between few and many.

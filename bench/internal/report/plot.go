@@ -76,19 +76,30 @@ func (r *Run) Plot(ours string) string {
 	return b.String()
 }
 
-// panels are the metrics worth a picture, in rows of what belongs together.
+// panels are the metrics worth a picture, in rows of what belongs together. A
+// run from before a metric was thought of has no panel for it.
 func (r *Run) panels() []Metric {
 	first, last := r.Paces[0], r.Paces[len(r.Paces)-1]
-	keys := []string{AfterMemory, HandshakeCPU, Posts, At(MessageCPU, first), At(MessageCPU, last), At(MessageP99, first)}
+	keys := []string{
+		AfterMemory, HandshakeCPU, Posts,
+		At(MessageCPU, first), At(MessageCPU, last), At(MessageP99, first),
+		BulkUp, BulkDown, BulkCPU,
+	}
 	byKey := map[string]Metric{}
 	for _, m := range r.metrics() {
 		byKey[m.Key] = m
 	}
 	var panels []Metric
 	for _, key := range slices.Compact(keys) { // with one pace, first is last
-		panels = append(panels, byKey[key])
+		if r.measured(key) {
+			panels = append(panels, byKey[key])
+		}
 	}
 	return panels
+}
+
+func (r *Run) measured(key string) bool {
+	return slices.ContainsFunc(r.Samples, func(s Sample) bool { _, ok := s.Values[key]; return ok })
 }
 
 func (r *Run) rounds() int {

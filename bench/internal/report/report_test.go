@@ -52,6 +52,7 @@ func testRun() *Run {
 		add(name, 1000, map[string]float64{AfterMemory: 20 * v, HandshakeCPU: v, At(MessageCPU, "1500/s"): 100 * v})
 		add(name, 3000, map[string]float64{AfterMemory: 21 * v, HandshakeCPU: v, At(MessageCPU, "1500/s"): 120 * v})
 		add(name, 0, map[string]float64{Posts: 6000 / v})
+		add(name, 0, map[string]float64{BulkUp: 400 / v, BulkDown: 100 * v})
 	}
 	return r
 }
@@ -63,9 +64,11 @@ func TestMarkdown(t *testing.T) {
 		"| Memory per tunnel after traffic, KiB | 42.0 | 63.0 | 21.0 |",
 		"| Memory per tunnel after traffic | 0.50 (≤ 0.60 ✓) | 0.33 (≤ 0.20 ✗) | 0.50 |",
 		"| POST /trace a second | 2.00 | 3.00 (≥ 1.80 ✓) | 2.00 |",
+		"| Bulk to the relay, MB/s | 200 | 133 | 400 |",
+		"| Bulk to the client | 0.50 | 0.33 (≥ 1.00 ✗) | 0.33 |",
 		"| Memory per tunnel after traffic, KiB | ours | 20.0 | 21.0 | 1.05 (≤ 1.10 ✓) |",
 		"| CPU per message, 1,500/s, µs | ours | 100 | 120 | 1.20 (≤ 1.10 ✗) |",
-		"90 messages and posts",
+		"120 messages, posts and frames of bulk",
 	} {
 		if !strings.Contains(table, want) {
 			t.Errorf("missing %q", want)
@@ -77,7 +80,13 @@ func TestMarkdown(t *testing.T) {
 }
 
 func TestPlotIsXML(t *testing.T) {
-	d := xml.NewDecoder(strings.NewReader(testRun().Plot("ours")))
+	plot := testRun().Plot("ours")
+	for title, want := range map[string]bool{"Bulk to the relay": true, "CPU per MB of bulk": false} {
+		if strings.Contains(plot, title) != want {
+			t.Errorf("%q in the plot: %v, though it was measured: %v", title, !want, want)
+		}
+	}
+	d := xml.NewDecoder(strings.NewReader(plot))
 	for {
 		if _, err := d.Token(); err == io.EOF {
 			return

@@ -22,13 +22,13 @@ type Contestant struct {
 	Version string `json:"version"`
 }
 
-// Sample is what one fresh process was measured to do. One that posted has no
-// tunnels.
+// Sample is what one fresh process was measured to do. One that posted or
+// carried bulk has no count of tunnels.
 type Sample struct {
 	Contestant string             `json:"contestant"`
 	Round      int                `json:"round"`
 	Tunnels    int                `json:"tunnels,omitempty"`
-	Verified   int                `json:"verified"` // messages or posts, each byte compared
+	Verified   int                `json:"verified"` // messages, posts or frames, each byte compared
 	Others     float64            `json:"others"`   // cores used by what has no part in this
 	Values     map[string]float64 `json:"values"`   // by Metric.Key
 }
@@ -52,8 +52,8 @@ func (r *Run) Write(file string) error {
 	return os.WriteFile(file, append(b, '\n'), 0o644)
 }
 
-// stat sums up a metric over the rounds. Metrics of posts, which have nothing
-// to do with tunnels, are the same for any count of these.
+// stat sums up a metric over the rounds. Metrics of posts and bulk, for which
+// tunnels are not counted, are the same for any count of these.
 func (r *Run) stat(contestant string, tunnels int, key string) (Stat, bool) {
 	var values []float64
 	for _, s := range r.Samples {

@@ -6,8 +6,11 @@ import (
 	"errors"
 )
 
-// OpText is the opcode of a text frame.
-const OpText = 1
+// Opcodes of RFC 6455, section 5.2.
+const (
+	OpText   = 1
+	opBinary = 2
+)
 
 const (
 	finBit  = 0x80
@@ -92,4 +95,11 @@ func mask(p []byte, key uint32) {
 	for i := range p {
 		p[i] ^= byte(key >> (8 * (i % 4)))
 	}
+}
+
+// AppendMaskedFrame appends a short frame as a client sends it, with a masking
+// key of zero, which leaves the payload as it is.
+func AppendMaskedFrame(b []byte, opcode byte, payload []byte) []byte {
+	b = append(b, finBit|opcode, maskBit|byte(len(payload)), 0, 0, 0, 0)
+	return append(b, payload...)
 }

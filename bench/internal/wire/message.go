@@ -31,8 +31,8 @@ const (
 	damaged = "no"
 )
 
-// ErrDamaged means that the relay received other bytes than were sent.
-var ErrDamaged = errors.New("the relay received a damaged message")
+// ErrDamaged means that other bytes were received than were sent.
+var ErrDamaged = errors.New("a message arrived damaged")
 
 var pattern = makePattern(MessageSize - stampSize + rotations)
 

@@ -1,4 +1,4 @@
-package main
+package contestant
 
 import (
 	"debug/buildinfo"
@@ -8,12 +8,10 @@ import (
 	"regexp"
 	"runtime"
 	"strings"
-
-	"github.com/caddy-watchrtc/watchrtc-proxy/bench/internal/contestant"
 )
 
-// machine describes what all this ran on.
-func machine() string {
+// Machine describes what all this runs on.
+func Machine() string {
 	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease")
 	cpuinfo, _ := os.ReadFile("/proc/cpuinfo")
 	model := "unknown processor"
@@ -32,12 +30,12 @@ var versionCommands = map[string]struct {
 	"haproxy": {[]string{"haproxy", "-vv"}, regexp.MustCompile(`HAProxy version (\S+)|Running on OpenSSL version : (OpenSSL \S+)`)},
 }
 
-// version says what of a contestant runs. Ours and reverse_proxy are one
+// Version says what of a contestant runs. Ours and reverse_proxy are one
 // binary.
-func version(c contestant.Contestant, caddy string) (string, error) {
+func (l *Lab) Version(c Contestant) (string, error) {
 	v, ok := versionCommands[c.Name]
 	if !ok {
-		return caddyVersion(caddy)
+		return caddyVersion(l.Caddy)
 	}
 	out, err := exec.Command(v.command[0], v.command[1:]...).CombinedOutput()
 	if err != nil {

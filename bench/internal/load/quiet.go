@@ -1,0 +1,88 @@
+package load
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/bench/internal/wire"
+)
+
+// Quiet are tunnels that each send a message now and then and wait for its
+// answer, while others make noise.
+type Quiet struct {
+	conns   []net.Conn
+	readers []*bufio.Reader
+}
+
+// OpenQuiet opens count tunnels.
+func OpenQuiet(ctx context.Context, target Target, count int) (*Quiet, error) {
+	q := &Quiet{make([]net.Conn, count), make([]*bufio.Reader, count)}
+	err := eachOf(count, func(id int) (err error) {
+		q.conns[id], q.readers[id], err = target.openTunnel(ctx, id)
+		return err
+	})
+	if err != nil {
+		q.Close()
+	}
+	return q, err
+}
+
+// Trips are the round trips of one tunnel, and whether it came to an end
+// before its time: an answer that never came, or not the right one.
+type Trips struct {
+	Times []time.Duration
+	Err   error
+}
+
+// Probe has each tunnel send once in each period for d, and returns the round
+// trips of each. After d an answer is waited for no longer than patience.
+func (q *Quiet) Probe(ctx context.Context, period, d time.Duration) []Trips {
+	defer context.AfterFunc(ctx, q.Close)()
+	trips := make([]Trips, len(q.conns))
+	end := now() + d
+	var workers sync.WaitGroup
+	for id, conn := range q.conns {
+		workers.Go(func() {
+			_ = conn.SetDeadline(time.Now().Add(d + patience))
+			for at := now() + rand.N(period); at < end && trips[id].Err == nil; at = max(at+period, now()) {
+				time.Sleep(at - now())
+				sent := now()
+				trips[id].Err = roundTrip(conn, q.readers[id], id)
+				trips[id].Times = append(trips[id].Times, now()-sent)
+			}
+		})
+	}
+	workers.Wait()
+	return trips
+}
+
+func roundTrip(conn net.Conn, r *bufio.Reader, id int) error {
+	var frame wire.MessageFrame
+	wire.FillMessage(frame.Message(), now(), id)
+	if _, err := conn.Write(frame.Seal(rand.Uint32())); err != nil {
+		return err
+	}
+	_, answer, err := wire.ReadFrame(r)
+	if err != nil {
+		return err
+	}
+	_, from, err := wire.ParseAnswer(answer)
+	if err == nil && from != id {
+		err = fmt.Errorf("tunnel %d got the answer of tunnel %d", id, from)
+	}
+	return err
+}
+
+// Close ends the tunnels.
+func (q *Quiet) Close() {
+	for _, conn := range q.conns {
+		if conn != nil {
+			conn.Close()
+		}
+	}
+}

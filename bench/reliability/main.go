@@ -1,0 +1,196 @@
+// Command reliability attacks watchrtc_proxy and its peers: does a fast client
+// starve others, does a hostile one fill the memory, is anything lost when a
+// tunnel ends? See README.md one folder up.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/bench/internal/contestant"
+	"github.com/caddy-watchrtc/watchrtc-proxy/bench/internal/relay"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "reliability:", err)
+		os.Exit(1)
+	}
+}
+
+// run is also what the processes do that this program starts of itself.
+func run(ctx context.Context, args []string) error {
+	switch {
+	case len(args) == 4 && args[0] == "relay": // how Lab.StartRelay calls it
+		return relay.Serve(ctx, args[1], args[2], args[3])
+	case len(args) == 4 && args[0] == "sender":
+		return sendFast(ctx, args[1], args[2], args[3])
+	case len(args) == 2 && args[0] == "endpoint":
+		return runVictim(args[1])
+	}
+	p, err := parsePlan(args)
+	if errors.Is(err, flag.ErrHelp) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return p.run(ctx)
+}
+
+// plan is what the command line asks for.
+type plan struct {
+	contestants []contestant.Contestant
+	tests       []string
+	duration    time.Duration
+	seed        uint64
+	json        string
+	caddy       string
+	short       bool
+}
+
+var allTests = []string{"fairness", "memory", "loss"}
+
+func parsePlan(args []string) (*plan, error) {
+	p := &plan{}
+	f := flag.NewFlagSet("reliability", flag.ContinueOnError)
+	only := f.String("contestants", "", "separated by commas (default nginx,haproxy,reverse_proxy,ours,ours_goroutines; with -short only ours,ours_goroutines)")
+	tests := f.String("test", strings.Join(allTests, ","), "tests, separated by commas")
+	f.DurationVar(&p.duration, "duration", 30*time.Second, "of each of the two loads of fairness; with -short 2s")
+	f.Uint64Var(&p.seed, "seed", 1, "for what happens by chance in loss")
+	f.StringVar(&p.json, "json", "", "file for the results")
+	f.StringVar(&p.caddy, "caddy", "", "Caddy binary with this module (default: build ../cmd/caddy)")
+	f.BoolVar(&p.short, "short", false, "small numbers, and wide limits for a busy machine")
+	if err := f.Parse(args); err != nil {
+		return nil, err
+	}
+	given := map[string]bool{}
+	f.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	switch {
+	case given["contestants"]:
+	case p.short:
+		*only = "ours,ours_goroutines"
+	default:
+		*only = "nginx,haproxy,reverse_proxy,ours,ours_goroutines"
+	}
+	if p.short && !given["duration"] {
+		p.duration = 2 * time.Second
+	}
+	var err error
+	if p.contestants, err = contestant.Select(*only); err != nil {
+		return nil, err
+	}
+	p.tests = strings.Split(*tests, ",")
+	for _, test := range p.tests {
+		if !slices.Contains(allTests, test) {
+			return nil, fmt.Errorf("no test is called %q; there are %s", test, strings.Join(allTests, ", "))
+		}
+	}
+	if p.duration < time.Second || p.duration > 5*time.Minute {
+		return nil, fmt.Errorf("-duration %v is not from 1s to 5m", p.duration)
+	}
+	if f.NArg() > 0 {
+		return nil, fmt.Errorf("unexpected %q", f.Args())
+	}
+	return p, nil
+}
+
+// size is how much is done, and what is still allowed.
+type size struct {
+	flooders   int
+	flood      int           // bytes sent by each of them
+	patience   time.Duration // with a proxy that takes no more of it
+	warmUps    int
+	handshakes int
+	tunnels    int // with a partial record, and clients with a slow POST
+	ends       int // tunnels that end
+	settle     time.Duration
+
+	worstTrip time.Duration
+	growth    int64   // bytes, under a flood and after handshakes
+	each      float64 // bytes more per tunnel or client
+}
+
+var (
+	full = size{
+		flooders: 4, flood: 16 << 20, patience: 5 * time.Second, warmUps: 10, handshakes: 10000, tunnels: 5000, ends: 500, settle: 6 * time.Second,
+		worstTrip: 100 * time.Millisecond, growth: 16 << 20, each: 4 << 10,
+	}
+	small = size{
+		flooders: 1, flood: 32 << 20, patience: 3 * time.Second, warmUps: 3, handshakes: 500, tunnels: 300, ends: 100, settle: 300 * time.Millisecond,
+		worstTrip: time.Second, growth: 16 << 20, each: 16 << 10,
+	}
+)
+
+func (p *plan) run(ctx context.Context) error {
+	size := full
+	if p.short {
+		size = small
+	}
+	dir, err := os.MkdirTemp("", "watchrtc-reliability-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	lab, err := contestant.NewLab(ctx, dir, p.caddy, p.contestants, size.tunnels)
+	if err != nil {
+		return err
+	}
+	r := results{Machine: contestant.Machine(), Versions: map[string]string{}, Seed: p.seed, Limits: size.limits()}
+	for _, c := range p.contestants {
+		if r.Versions[c.Name], err = lab.Version(c); err != nil {
+			return err
+		}
+	}
+	y := &yard{lab, size, p.duration, p.seed, &r}
+	tests := map[string]func(context.Context, contestant.Contestant) error{"fairness": y.fairness, "memory": y.memory, "loss": y.loss}
+	for _, test := range p.tests {
+		for _, c := range p.contestants {
+			start := time.Now()
+			if err := tests[test](ctx, c); err != nil {
+				return fmt.Errorf("%s, %s: %w", c.Name, test, err)
+			}
+			fmt.Fprintf(os.Stderr, "%s: %s (%v)\n", test, c.Name, time.Since(start).Round(time.Second))
+		}
+	}
+	fmt.Print(r.markdown())
+	if p.json != "" {
+		b, err := json.MarshalIndent(r, "", "\t")
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(p.json, append(b, '\n'), 0o644); err != nil {
+			return err
+		}
+	}
+	return r.verdict()
+}
+
+// yard is where the tests take place.
+type yard struct {
+	lab      *contestant.Lab
+	size     size
+	duration time.Duration
+	seed     uint64
+	results  *results
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
