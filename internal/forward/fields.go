@@ -71,16 +71,16 @@ const maxFieldName = 64
 // with the rest of it.
 type fieldSet struct {
 	names    map[string]bool
-	prefixes []string
+	prefixes map[byte][]string // by their first byte, which most fields do not share
 }
 
 func newFieldSet(groups ...[]string) fieldSet {
-	set := fieldSet{names: make(map[string]bool)}
+	set := fieldSet{names: make(map[string]bool), prefixes: make(map[byte][]string)}
 	for _, group := range groups {
 		for _, name := range group {
 			name = strings.ToLower(name)
 			if prefix, ok := strings.CutSuffix(name, "*"); ok {
-				set.prefixes = append(set.prefixes, prefix)
+				set.prefixes[prefix[0]] = append(set.prefixes[prefix[0]], prefix)
 			} else {
 				set.names[name] = true
 			}
@@ -106,10 +106,13 @@ func (s *fieldSet) has(field string) bool {
 		}
 	}
 	name := folded[:n]
+	if n == 0 {
+		return false
+	}
 	if s.names[string(name)] {
 		return true
 	}
-	for _, prefix := range s.prefixes {
+	for _, prefix := range s.prefixes[name[0]] {
 		if n >= len(prefix) && string(name[:len(prefix)]) == prefix {
 			return true
 		}
