@@ -305,7 +305,7 @@ func TestDrainChosen(t *testing.T) {
 						chosen = append(chosen, c.Tunnel)
 					}
 				}
-				ctx, cancel := context.WithTimeout(t.Context(), stopAfter)
+				ctx, cancel := context.WithTimeout(context.Background(), stopAfter)
 				defer cancel()
 				begun := time.Now()
 				Drain(ctx, chosen, window)
