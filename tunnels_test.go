@@ -194,7 +194,7 @@ func TestConnectionsForgotten(t *testing.T) {
 	await(0)
 	h1 := p.dial(t, "")
 	h1.ask("POST", "/websocket/trace")
-	h2 := &http.Client{Transport: &http.Transport{TLSClientConfig: clientTLS(), ForceAttemptHTTP2: true}}
+	h2 := &http.Client{Timeout: patience, Transport: &http.Transport{TLSClientConfig: clientTLS(), ForceAttemptHTTP2: true}}
 	for range 3 {
 		answer, err := h2.Post(p.url("/websocket/trace"), "text/plain", strings.NewReader("x"))
 		if err != nil || answer.ProtoMajor != 2 {
