@@ -195,10 +195,10 @@ func (s *stream) wantStatus(want int) {
 // although neither Caddy nor this client sends PINGs, and that what prevents it is no
 // part of the stream's bytes.
 func TestHTTP3Silence(t *testing.T) {
-	const idle = time.Second
+	const idle = 2 * time.Second
 	interval := keepAliveInterval
 	t.Cleanup(func() { keepAliveInterval = interval })
-	keepAliveInterval = idle / 4
+	keepAliveInterval = idle / 8
 	p := start(t, mountOn("wss://"+newEchoRelay(t), ""))
 	p.settleQUIC(t)
 	s := p.openHTTP3With(t, &quic.Config{MaxIdleTimeout: idle}, "/websocket", "")
@@ -214,7 +214,7 @@ func TestHTTP3Silence(t *testing.T) {
 		select {
 		case err := <-ended:
 			t.Fatalf("in the silence the client gets %v", err)
-		case <-time.After(2 * idle):
+		case <-time.After(idle * 3 / 2):
 		}
 		s.write("x") // for Peek
 		if err := <-ended; err != nil {

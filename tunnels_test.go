@@ -171,3 +171,44 @@ func TestRegisteredOncePerServer(t *testing.T) {
 		}
 	}
 }
+
+// TestConnectionsForgotten: what is closed when a stop takes too long is what is open
+// then, and no tunnel.
+func TestConnectionsForgotten(t *testing.T) {
+	relay := newRelay(t, nil)
+	p := start(t, mountOn(relay.URL, ""))
+	count := func() (n int) {
+		stopping.conns.Range(func(any, any) bool { n++; return true })
+		return n
+	}
+	await := func(want int) {
+		t.Helper()
+		ticker := time.NewTicker(time.Millisecond)
+		defer ticker.Stop()
+		for deadline := time.Now().Add(patience); count() != want; <-ticker.C {
+			if time.Now().After(deadline) {
+				t.Fatalf("%d connections are remembered, want %d", count(), want)
+			}
+		}
+	}
+	await(0)
+	h1 := p.dial(t, "")
+	h1.ask("POST", "/websocket/trace")
+	h2 := &http.Client{Timeout: patience, Transport: &http.Transport{TLSClientConfig: clientTLS(), ForceAttemptHTTP2: true}}
+	for range 3 {
+		answer, err := h2.Post(p.url("/websocket/trace"), "text/plain", strings.NewReader("x"))
+		if err != nil || answer.ProtoMajor != 2 {
+			t.Fatal(answer, err)
+		}
+		answer.Body.Close()
+	}
+	await(2)
+	ws := p.webSocket(t, "/websocket")
+	echo(t, ws, []byte("hello"))
+	await(2)
+	h1.close()
+	await(1)
+	h2.CloseIdleConnections()
+	await(0)
+	echo(t, ws, []byte("hello"))
+}

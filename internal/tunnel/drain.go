@@ -50,17 +50,20 @@ func (g *Group) inUseLocked() bool {
 		return false
 	}
 	for l := range g.leases {
-		if l.active == nil || l.active() {
+		if l.isActive() {
 			return true
 		}
 	}
 	return false
 }
 
-// windowLocked returns the longest window of g's leases. g.mu is held.
-func (g *Group) windowLocked() (window time.Duration) {
+// windowLocked returns the longest window of g's leases, or of the active ones. g.mu
+// is held.
+func (g *Group) windowLocked(activeOnly bool) (window time.Duration) {
 	for l := range g.leases {
-		window = max(window, l.window)
+		if !activeOnly || l.isActive() {
+			window = max(window, l.window)
+		}
 	}
 	return window
 }

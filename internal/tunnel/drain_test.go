@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"slices"
 	"testing"
@@ -288,4 +289,39 @@ func TestDrainEndsEarly(t *testing.T) {
 			t.Errorf("the drain took %v", took)
 		}
 	})
+}
+
+// A chosen few are drained, while the others and new ones go on, until told otherwise.
+func TestDrainChosen(t *testing.T) {
+	const count, window = 20, 10 * time.Second
+	for name, stopAfter := range map[string]time.Duration{"all of it": window, "stopped": window / 2} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, time.Second, func(r *rig) {
+				var chosen []*Tunnel
+				for i := range 2 * count {
+					c := r.open()
+					c.playBoth()
+					if i%2 == 0 {
+						chosen = append(chosen, c.Tunnel)
+					}
+				}
+				ctx, cancel := context.WithTimeout(context.Background(), stopAfter)
+				defer cancel()
+				begun := time.Now()
+				Drain(ctx, chosen, window)
+				if took := time.Since(begun); took > stopAfter || took < stopAfter*9/10 {
+					t.Errorf("it took %v", took)
+				}
+				synctest.Wait()
+				if n, want := len(r.summaries), int(count*stopAfter/window); n != want {
+					t.Errorf("%d tunnels have ended, want %d", n, want)
+				}
+				if r.lease.Draining() {
+					t.Error("the upstream takes no tunnels")
+				}
+				r.lease.Release()
+				r.registry.Wait()
+			})
+		})
+	}
 }

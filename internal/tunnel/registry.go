@@ -56,6 +56,8 @@ func (r *Registry) Lease(upstream string, window time.Duration, active func() bo
 	return l
 }
 
+func (l *Lease) isActive() bool { return l.active == nil || l.active() }
+
 // Release gives the lease back, and drains its upstream if no active one is left.
 func (l *Lease) Release() {
 	r, g := l.group.registry, l.group
@@ -63,9 +65,9 @@ func (l *Lease) Release() {
 	defer r.mu.Unlock()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	window := g.windowLocked()
+	window := g.windowLocked(false)
 	delete(g.leases, l)
-	if !g.inUseLocked() {
+	if g.drain == nil && !g.inUseLocked() {
 		g.drainLocked(window)
 	}
 	r.forgetLocked(g)
@@ -83,16 +85,32 @@ func (r *Registry) Stop() (limit time.Duration) {
 	}
 	now := time.Now()
 	last := now
+	// What is being loaded may have windows of its own, which do not count.
+	running := r.runningLocked()
 	for _, g := range r.groups {
 		g.mu.Lock()
-		if g.drain != nil || len(g.leases) > 0 {
-			g.drainLocked(g.windowLocked())
-			last = later(last, g.drain.until)
-		}
+		g.drainLocked(g.windowLocked(running))
+		last = later(last, g.drain.until)
 		g.mu.Unlock()
 	}
 	r.stopped = last.Add(linger)
 	return r.stopped.Sub(now)
+}
+
+// runningLocked reports whether any lease is active: it is not if the configuration
+// has been stopped already. r.mu is held.
+func (r *Registry) runningLocked() bool {
+	for _, g := range r.groups {
+		g.mu.Lock()
+		for l := range g.leases {
+			if l.isActive() {
+				g.mu.Unlock()
+				return true
+			}
+		}
+		g.mu.Unlock()
+	}
+	return false
 }
 
 func later(a, b time.Time) time.Time {

@@ -436,6 +436,28 @@ func TestNothingEndsTheDrainOfAStop(t *testing.T) {
 	})
 }
 
+// The windows of a configuration that is being loaded, and may be rejected, do not
+// lengthen a stop.
+func TestStopWhileLoading(t *testing.T) {
+	for name, runs := range map[string]bool{"one runs": true, "it has been stopped": false} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, 0, func(r *rig) {
+				r.lease.Release()
+				running := r.load("wss://relay.test", time.Second)
+				running.runs.Store(runs)
+				if runs {
+					r.load("wss://relay.test", time.Hour)
+					r.load("wss://other.test", time.Hour)
+				}
+				if limit := r.registry.Stop(); limit != time.Second+linger {
+					t.Errorf("the limit is %v", limit)
+				}
+				r.registry.Wait()
+			})
+		})
+	}
+}
+
 // What was dropped before the stop has its own window, the rest of which counts.
 func TestStopWaitsForEarlierDrains(t *testing.T) {
 	const window, short = 8 * time.Second, time.Second
