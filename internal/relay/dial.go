@@ -114,6 +114,13 @@ func (c *responseKeeper) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// SetWriteDeadline is what crypto/tls does before it says farewell: nobody reads any
+// more.
+func (c *responseKeeper) SetWriteDeadline(t time.Time) error {
+	c.endRead()
+	return c.Conn.SetWriteDeadline(t)
+}
+
 func (c *responseKeeper) Close() error {
 	c.endRead()
 	return c.Conn.Close()
