@@ -20,7 +20,7 @@ import (
 // post sends a request that opens no WebSocket to the relay.
 func (t *roundTrip) post() (*http.Response, error) {
 	out := t.outgoing(t.traced(t.limit.Context))
-	t.body.attach(out)
+	t.body.attach(out, t.limit)
 	t.h.applyRequestOps(out)
 	response, err := t.relay.RoundTrip(out)
 	if err == nil && response.StatusCode == http.StatusSwitchingProtocols {
@@ -69,14 +69,12 @@ type clientBody struct {
 }
 
 // receive reads a small body, and prepares to stream any other. Small bodies can be
-// sent to another relay.
+// sent to another relay. Nothing else is held while the client takes its time.
 func (b *clientBody) receive(t *roundTrip) error {
 	r := t.r
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
 		return nil
 	}
-	t.limit.Pause()
-	defer t.limit.Resume()
 	if r.ContentLength > 0 && r.ContentLength <= http1.MaxBody && len(r.Trailer) == 0 && len(r.Header["Expect"]) == 0 {
 		small, err := http1.ReadBody(r.Body, r.ContentLength)
 		if err != nil {
@@ -85,7 +83,7 @@ func (b *clientBody) receive(t *roundTrip) error {
 		b.small = small
 		return nil
 	}
-	b.stream = &streamedBody{r: r, limit: t.limit, left: t.h.MaxBodySize, allowed: t.h.rules.RequestTrailer}
+	b.stream = &streamedBody{r: r, left: t.h.MaxBodySize, allowed: t.h.rules.RequestTrailer}
 	// The relay may respond before the body has come. Without this net/http waits
 	// for the body before it writes a response.
 	http.NewResponseController(t.w).EnableFullDuplex()
@@ -93,13 +91,13 @@ func (b *clientBody) receive(t *roundTrip) error {
 }
 
 // attach makes b the body of out.
-func (b *clientBody) attach(out *http.Request) {
+func (b *clientBody) attach(out *http.Request, limit *relay.Limit) {
 	switch {
 	case b.small != nil:
 		b.small.Close() // begin again
 		out.Body, out.ContentLength = b.small, b.small.Len()
 	case b.stream != nil:
-		b.stream.attach(out)
+		b.stream.attach(out, limit)
 	default:
 		// Not nil: http.Transport sends a GET again when a kept connection has
 		// failed, unless it has a body. A request is never sent twice here.
@@ -149,7 +147,8 @@ type streamedBody struct {
 	closed atomic.Bool
 }
 
-func (b *streamedBody) attach(out *http.Request) {
+func (b *streamedBody) attach(out *http.Request, limit *relay.Limit) {
+	b.limit = limit
 	out.Body, out.ContentLength = b, b.r.ContentLength
 	if len(b.r.Trailer) > 0 {
 		out.ContentLength = -1 // trailers need chunks (RFC 9112, section 7.1.2)

@@ -64,7 +64,11 @@ func (l *faultLog) add(f fault) {
 // faults.
 func (l *faultLog) summarize(key faultKey) {
 	l.mu.Lock()
-	count := l.counts[key]
+	count, ok := l.counts[key]
+	if !ok {
+		l.mu.Unlock()
+		return
+	}
 	last, n := count.last, count.n
 	if n == 0 {
 		delete(l.counts, key)

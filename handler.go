@@ -27,6 +27,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if refused := t.admit(); refused != nil {
 		return t.refuse(refused)
 	}
+	if err := t.body.receive(t); err != nil {
+		return t.fail(err)
+	}
 	defer t.begin()()
 	response, err := t.send()
 	switch {
@@ -94,10 +97,7 @@ func (t *roundTrip) begin() (done func()) {
 // send asks the relays in turn, as long as none can have seen the request, and
 // returns the first response.
 func (t *roundTrip) send() (*http.Response, error) {
-	err := t.body.receive(t)
-	if err != nil {
-		return nil, err
-	}
+	var err error
 	for _, t.relay = range t.h.relays {
 		var response *http.Response
 		response, err = t.attempt()

@@ -16,8 +16,8 @@ type Body struct {
 }
 
 // bufferSizes are those of the buffers in which a body grows. A client that sends
-// slowly holds at most 1 KiB, or four times what it has sent.
-var bufferSizes = [...]int{1 << 10, 4 << 10, 16 << 10, MaxBody}
+// slowly holds 512 bytes, or at most eight times what it has sent.
+var bufferSizes = [...]int{512, 4 << 10, 16 << 10, MaxBody}
 
 var bodies = sync.Pool{New: func() any { return new(Body) }}
 

@@ -148,7 +148,7 @@ func TestEarlyResponse(t *testing.T) {
 
 // TestBodySizes reads bodies around the sizes of the buffers, in small pieces too.
 func TestBodySizes(t *testing.T) {
-	for _, size := range []int{1, 1 << 10, 1<<10 + 1, 4 << 10, 5000, 16 << 10, 20_000, MaxBody} {
+	for _, size := range []int{1, 512, 513, 1 << 10, 4 << 10, 5000, 16 << 10, 20_000, MaxBody} {
 		text := strings.Repeat("b", size)
 		for _, r := range []io.Reader{strings.NewReader(text + "more"), iotest.OneByteReader(strings.NewReader(text)), iotest.DataErrReader(strings.NewReader(text))} {
 			b, err := ReadBody(r, int64(size))

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"net/http/httptrace"
 	"strings"
 	"sync"
 	"syscall"
@@ -16,12 +17,21 @@ import (
 // dialFunc is the type of http.Transport's dialers.
 type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// staged tells failures of DNS from those to connect.
+// staged tells failures of DNS from those to connect. Caddy's transport hides the
+// type of the error.
 func staged(dial dialFunc) dialFunc {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		stage := StageConnect
+		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+			DNSDone: func(done httptrace.DNSDoneInfo) {
+				if done.Err != nil {
+					stage = StageDNS
+				}
+			},
+		})
 		conn, err := dial(ctx, network, addr)
 		if err != nil {
-			return nil, dialFailure(err)
+			return nil, &dialError{stage, err}
 		}
 		return conn, nil
 	}
@@ -112,6 +122,13 @@ func (c *responseKeeper) Write(p []byte) (int, error) {
 		<-c.readOver
 	}
 	return n, err
+}
+
+// SetWriteDeadline is what crypto/tls does before it says farewell: nobody reads any
+// more.
+func (c *responseKeeper) SetWriteDeadline(t time.Time) error {
+	c.endRead()
+	return c.Conn.SetWriteDeadline(t)
 }
 
 func (c *responseKeeper) Close() error {

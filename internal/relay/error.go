@@ -112,14 +112,6 @@ func (e *dialError) Error() string {
 	return e.error.Error()
 }
 
-func dialFailure(err error) error {
-	var dns *net.DNSError
-	if errors.As(err, &dns) {
-		return &dialError{StageDNS, err}
-	}
-	return &dialError{StageConnect, err}
-}
-
 // maxText bounds an error's text in bytes: a certificate may name any number of
 // hosts.
 const maxText = 512

@@ -1,0 +1,211 @@
+package watchrtcproxy
+
+import (
+	"bytes"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+)
+
+// TestOddStatuses has statuses that nothing can be done with.
+func TestOddStatuses(t *testing.T) {
+	for way, options := range transportWays {
+		for _, status := range []string{"000", "001", "099"} {
+			addr := newRawRelay(t, relayTLS(), func(c *rawConn) {
+				if _, err := c.request(); err == nil {
+					c.write("HTTP/1.1 " + status + " Odd\r\nContent-Length: 0\r\n\r\n")
+				}
+			})
+			p := start(t, mountOn("wss://"+addr, options))
+			for _, kind := range kinds {
+				c := p.dial(t, "")
+				wantRefusal(t, way+" "+status+" "+kind, c.try(kind, "/websocket", "Origin: https://page.example"), http.StatusBadGateway)
+				c.close()
+			}
+			stop(t)
+		}
+	}
+}
+
+// TestNoInformationalInHTTP10: HTTP/1.0 has no 1xx responses.
+func TestNoInformationalInHTTP10(t *testing.T) {
+	relay := newRelay(t, func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusEarlyHints)
+		io.WriteString(w, "relay")
+	})
+	p := start(t, mountOn(relay.URL, ""))
+	c := p.dial(t, "")
+	c.write("POST /websocket/trace HTTP/1.0\r\nHost: proxy.example\r\nContent-Length: 2\r\n\r\n{}")
+	response := c.answer("POST")
+	if body, err := io.ReadAll(response.Body); response.StatusCode != http.StatusOK || string(body) != "relay" || err != nil {
+		t.Errorf("status %d, body %q (%v)", response.StatusCode, body, err)
+	}
+}
+
+// TestSpaceInPath has what HTTP/2 lets through and HTTP/1.1 does not.
+func TestSpaceInPath(t *testing.T) {
+	lines := make(chan string, 1)
+	addr := newRawRelay(t, relayTLS(), func(c *rawConn) {
+		head, _ := c.head()
+		line, _, _ := strings.Cut(head, "\r\n")
+		lines <- line
+		c.write("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+	})
+	p := start(t, mountOn("wss://"+addr, ""))
+	conn, err := tls.Dial("tcp", p.addr, clientTLS("h2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(patience))
+	io.WriteString(conn, http2.ClientPreface)
+	framer := http2.NewFramer(conn, conn)
+	framer.WriteSettings()
+	var block bytes.Buffer
+	encoder := hpack.NewEncoder(&block)
+	for _, field := range [][2]string{{":method", "GET"}, {":scheme", "https"}, {":authority", "proxy.example"}, {":path", "/websocket/a b?c=d e&f=%20+"}} {
+		encoder.WriteField(hpack.HeaderField{Name: field[0], Value: field[1]})
+	}
+	framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: true})
+	select {
+	case line := <-lines:
+		if want := "GET /a%20b?c=d%20e&f=%20+ HTTP/1.1"; line != want {
+			t.Errorf("the relay gets %q, want %q", line, want)
+		}
+	case <-time.After(patience):
+		t.Error("the relay gets nothing")
+	}
+}
+
+// TestUnannouncedRequestTrailers sends trailers that were not announced, among others
+// that were, and some that must not cross.
+func TestUnannouncedRequestTrailers(t *testing.T) {
+	relay := newRelay(t, nil)
+	p := start(t, mountOn(relay.URL, ""))
+	c := p.dial(t, "")
+	c.request("POST", "/websocket/trace", "Transfer-Encoding: chunked", "Trailer: X-Sum")
+	c.write("2\r\n{}\r\n0\r\nX-Sum: 1\r\nX-Late: 2\r\nCookie: a=b\r\nX-Forwarded-For: 203.0.113.1\r\n\r\n")
+	c.wantStatus(c.answer("POST"), http.StatusOK)
+	seen := relay.next(t)
+	if len(seen.Trailer) != 2 || seen.Trailer.Get("X-Sum") != "1" || seen.Trailer.Get("X-Late") != "2" {
+		t.Errorf("the relay got the trailers %v", seen.Trailer)
+	}
+}
+
+// TestFallbackGetsBody has another proxy take over in handle_errors.
+func TestFallbackGetsBody(t *testing.T) {
+	got := make(chan string, 1)
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		got <- string(body)
+	}))
+	defer other.Close()
+	s := mountOn("wss://"+deadAddr(t), "")
+	s.body += "\nhandle_errors {\nreverse_proxy " + other.Listener.Addr().String() + "\n}"
+	p := start(t, s)
+	large := strings.Repeat("x", 100_000)
+	for _, test := range []struct{ field, body, want string }{
+		{"Content-Length: 5", "small", "small"},
+		{"Content-Length: 100000", large, large},
+		{"Transfer-Encoding: chunked", "3\r\nbit\r\n0\r\n\r\n", "bit"},
+	} {
+		c := p.dial(t, "")
+		c.request("POST", "/websocket/trace", test.field)
+		c.write(test.body)
+		c.wantStatus(c.answer("POST"), http.StatusOK)
+		if body := <-got; body != test.want {
+			t.Errorf("%s: the fallback gets %d bytes, want %d", test.field, len(body), len(test.want))
+		}
+		c.close()
+	}
+}
+
+// TestDotSegments: what a relay makes of dots must not lead out of its base path.
+func TestDotSegments(t *testing.T) {
+	relay := newRelay(t, nil)
+	p := start(t, mountOn(relay.URL+"/base", ""))
+	for path, allowed := range map[string]bool{
+		"/websocket/../x": false, "/websocket/%2e%2E/x": false, "/websocket/a/../../x": false, "/websocket/..%2fx": false,
+		`/websocket/..\x`: false, "/websocket/a//../../x": false, "/websocket/./..": false,
+		"/websocket/a/../x": true, "/websocket/..x": true, "/websocket/a/..b/x": true,
+	} {
+		c := p.dial(t, "")
+		c.request("GET", path)
+		want := http.StatusBadRequest
+		if allowed {
+			want = http.StatusOK
+		}
+		if response := c.answer("GET"); response.StatusCode != want && (allowed || response.StatusCode != http.StatusOK || relay.saw()) {
+			t.Errorf("%s: status %d, want %d", path, response.StatusCode, want)
+		}
+		if allowed {
+			relay.next(t)
+		} else if relay.saw() {
+			t.Errorf("%s: the relay sees %s", path, relay.next(t).RequestURI)
+		}
+		c.close()
+	}
+}
+
+// TestSlowPostIsSmall: a body that has hardly begun holds hardly anything.
+func TestSlowPostIsSmall(t *testing.T) {
+	const n = 300
+	relay := newRelay(t, nil)
+	s := mountOn(relay.URL, "")
+	s.plain = true
+	p := start(t, s)
+	idle := make([]*client, n)
+	for i := range idle {
+		idle[i] = p.dial(t, "")
+		idle[i].request("GET", "/elsewhere")
+		io.Copy(io.Discard, idle[i].answer("GET").Body)
+	}
+	before := memory()
+	for _, c := range idle {
+		c.request("POST", "/websocket/trace", "Content-Length: 60000")
+		c.write("{")
+	}
+	stacks := make([]byte, 32<<20)
+	for strings.Count(string(stacks[:runtime.Stack(stacks, true)]), "eadBody(") < n {
+		time.Sleep(10 * time.Millisecond)
+	}
+	stacks = nil
+	each := (memory() - before) / n
+	t.Logf("%d bytes for each body that has begun", each)
+	if each > 16<<10 {
+		t.Errorf("%d bytes for each body that has begun", each)
+	}
+}
+
+func memory() int64 {
+	var stats runtime.MemStats
+	runtime.GC()
+	runtime.GC()
+	runtime.ReadMemStats(&stats)
+	return int64(stats.HeapAlloc + stats.StackInuse)
+}
+
+// TestPostGets101: nobody asked for it.
+func TestPostGets101(t *testing.T) {
+	for way, options := range transportWays {
+		addr := newRawRelay(t, relayTLS(), func(c *rawConn) {
+			c.request()
+			fmt.Fprintf(c.Conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: %s\r\n\r\n", sampleAccept)
+			c.drain()
+		})
+		p := start(t, mountOn("wss://"+addr, options))
+		c := p.dial(t, "")
+		wantRefusal(t, way, c.try("POST", "/websocket", "Origin: https://page.example"), http.StatusBadGateway)
+		c.close()
+		stop(t)
+	}
+}
