@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -202,18 +203,45 @@ func (p *proxy) client(t *testing.T, protocol string) *http.Client {
 	protocols.SetHTTP1(protocol == http1)
 	protocols.SetHTTP2(protocol == http2x && !p.plain)
 	protocols.SetUnencryptedHTTP2(protocol == http2x && p.plain)
+	var conns conns
 	transport := &http.Transport{
 		TLSClientConfig:    authority.ClientConfig("localhost"),
 		Protocols:          protocols,
 		DisableCompression: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, p.network, p.addr)
-		},
+		DialContext:        conns.dial(p),
 	}
+	t.Cleanup(conns.close)
 	t.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{
 		Transport: transport, Timeout: patience,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// conns are the connections of a client. A test that breaks a request off leaves one
+// that is not idle, and Caddy would wait for it when it stops.
+type conns struct {
+	mu   sync.Mutex // protects what follows
+	open []net.Conn
+}
+
+func (c *conns) dial(p *proxy) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, _, _ string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, p.network, p.addr)
+		if err == nil {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.open = append(c.open, conn)
+		}
+		return conn, err
+	}
+}
+
+func (c *conns) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, conn := range c.open {
+		conn.Close()
 	}
 }
 
