@@ -606,7 +606,7 @@ func brokenUpload(t *testing.T, protocol string) (error, http.Header) {
 	return got.err, got.trailer
 }
 
-// TestCaddyRequestTrailersReadError and cancellation: a broken upload is broken for the
+// TestCaddyRequestTrailersReadError: a broken upload is broken for the
 // relay too, and has no trailers.
 func TestCaddyRequestTrailersReadError(t *testing.T) {
 	overHTTP(t, func(t *testing.T, protocol string) {

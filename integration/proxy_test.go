@@ -76,7 +76,6 @@ func (s site) caddyfile(port int) string {
 		log default {
 			output watchrtc_integration
 			format json
-			level DEBUG
 		}
 		servers {
 			protocols h1 h2
