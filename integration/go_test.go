@@ -504,20 +504,35 @@ func checkHalfClose(t *testing.T) {
 	})
 }
 
-// TestGoUpgradeNoCloseWrite: where one direction cannot end alone, as on a stream of
-// HTTP/2, the client's end reaches the relay all the same, at once.
+// TestGoUpgradeNoCloseWrite: a client's END_STREAM reaches the relay as a half-close. A
+// relay's end cannot be passed on alone over HTTP/2, so it ends the stream, in order.
 func TestGoUpgradeNoCloseWrite(t *testing.T) {
 	relay := rawRelay(t, nil)
 	p := start(t, mount(https(relay)))
-	client, server := connect(t, p, relay, http2x)
-	client.write(t, "all of it")
-	if err := client.closeWrite(); err != nil {
-		t.Fatal(err)
-	}
-	expect(t, server.R, "all of it")
-	expectEnd(t, server.R)
-	// The stream ends in order, as the tunnel did.
-	expectEnd(t, client.r)
+	t.Run("client", func(t *testing.T) {
+		client, server := connect(t, p, relay, http2x)
+		client.write(t, "all of it")
+		if err := client.closeWrite(); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, server.R, "all of it")
+		expectEnd(t, server.R)
+		if err := server.WriteText("the last word"); err != nil {
+			t.Fatal(err)
+		}
+		server.CloseWrite()
+		expect(t, client.r, "the last word")
+		expectEnd(t, client.r)
+	})
+	t.Run("relay", func(t *testing.T) {
+		client, server := connect(t, p, relay, http2x)
+		if err := server.WriteText("all of it"); err != nil {
+			t.Fatal(err)
+		}
+		server.CloseWrite()
+		expect(t, client.r, "all of it")
+		expectEnd(t, client.r)
+	})
 }
 
 // TestGoUnannouncedTrailer: trailers come also after no body at all.
