@@ -566,9 +566,9 @@ func TestCaddyRequestTrailers(t *testing.T) {
 	}
 }
 
-// brokenUpload has a client stop in the middle of its body, and returns how the relay
-// saw that, with the trailers.
-func brokenUpload(t *testing.T, protocol string) (error, http.Header) {
+// brokenUpload has a client stop in the middle of its body, and returns the trailers that the
+// relay got, and its error.
+func brokenUpload(t *testing.T, protocol string) (http.Header, error) {
 	type upload struct {
 		err     error
 		trailer http.Header
@@ -603,14 +603,14 @@ func brokenUpload(t *testing.T, protocol string) (error, http.Header) {
 		t.Errorf("the client's error is %v", err)
 	}
 	got := await(t, uploads, "end of the upload")
-	return got.err, got.trailer
+	return got.trailer, got.err
 }
 
 // TestCaddyRequestTrailersReadError: a broken upload is broken for the
 // relay too, and has no trailers.
 func TestCaddyRequestTrailersReadError(t *testing.T) {
 	overHTTP(t, func(t *testing.T, protocol string) {
-		err, trailer := brokenUpload(t, protocol)
+		trailer, err := brokenUpload(t, protocol)
 		if err == nil {
 			t.Error("the relay took the broken upload for a whole one")
 		}
