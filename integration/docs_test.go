@@ -1,0 +1,46 @@
+package integration_test
+
+import (
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"testing"
+)
+
+// TestReliabilityTable: docs/reliability.md lists each scenario's test, no other, and
+// counts right.
+func TestReliabilityTable(t *testing.T) {
+	page, err := os.ReadFile("../docs/reliability.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listed := make(map[string]bool)
+	rows := make(map[string]int)
+	for _, row := range regexp.MustCompile("(?m)^\\| .* \\| `Test(Go|Caddy|Nginx)(\\w+)` \\|$").FindAllSubmatch(page, -1) {
+		listed["Test"+string(row[1])+string(row[2])] = true
+		rows[string(row[1])]++
+	}
+	var tests []string
+	for suite, file := range map[string]string{"Go": "go_test.go", "Caddy": "caddy_test.go", "Nginx": "nginx_test.go"} {
+		source, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, match := range regexp.MustCompile(`(?m)^func (Test\w+)\(`).FindAllSubmatch(source, -1) {
+			tests = append(tests, string(match[1]))
+			if !listed[string(match[1])] {
+				t.Errorf("%s is not in docs/reliability.md", match[1])
+			}
+		}
+		count := regexp.MustCompile(`(?m)^\| ` + suite + ` \| [^|]*\| ` + strconv.Itoa(rows[suite]) + ` \|`)
+		if !count.Match(page) {
+			t.Errorf("docs/reliability.md has %d rows for %s and counts otherwise", rows[suite], suite)
+		}
+	}
+	for name := range listed {
+		if !slices.Contains(tests, name) {
+			t.Errorf("docs/reliability.md lists %s, which is no test", name)
+		}
+	}
+}

@@ -1,0 +1,114 @@
+package integration_test
+
+import (
+	"context"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
+)
+
+// relay is an HTTP server behind TLS that tells what it was asked.
+type relay struct {
+	*httptest.Server
+	requests chan asked
+}
+
+// asked is a request as the relay saw it.
+type asked struct {
+	*http.Request
+	body string
+}
+
+// newRelay runs a relay until the test ends. It reads each request wholly before it
+// responds: 200 and "relay" unless respond says otherwise.
+func newRelay(t *testing.T, respond http.HandlerFunc, options ...func(*httptest.Server)) *relay {
+	t.Helper()
+	r := &relay{requests: make(chan asked, 64)}
+	r.Server = serve(t, func(w http.ResponseWriter, req *http.Request) {
+		body, err := io.ReadAll(req.Body)
+		if err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		r.requests <- asked{req.Clone(context.Background()), string(body)}
+		if respond == nil {
+			io.WriteString(w, "relay")
+			return
+		}
+		respond(w, req)
+	}, options...)
+	return r
+}
+
+// serve runs a relay whose handler has the body to itself.
+func serve(t *testing.T, handler http.HandlerFunc, options ...func(*httptest.Server)) *httptest.Server {
+	t.Helper()
+	server := httptest.NewUnstartedServer(handler)
+	server.TLS = leaf.ServerConfig()
+	server.Config.ErrorLog = log.New(io.Discard, "", 0) // what tests break on purpose
+	for _, option := range options {
+		option(server)
+	}
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	return server
+}
+
+func withHTTP2(server *httptest.Server) { server.EnableHTTP2 = true }
+
+// next returns what the relay was asked next.
+func (r *relay) next(t *testing.T) asked {
+	t.Helper()
+	return await(t, r.requests, "request to the relay")
+}
+
+// wantNoRequest checks that the relay has not been asked more than the test knows.
+func (r *relay) wantNoRequest(t *testing.T) {
+	t.Helper()
+	select {
+	case a := <-r.requests:
+		t.Errorf("the relay was asked %s %s", a.Method, a.URL)
+	default:
+	}
+}
+
+// flush sends what w holds.
+func flush(w http.ResponseWriter) { http.NewResponseController(w).Flush() }
+
+// rawRelay gives each connection, after TLS, to handle.
+func rawRelay(t *testing.T, handle func(*wstest.Conn)) *wstest.Relay {
+	return wstest.NewRelay(t, leaf.ServerConfig("http/1.1"), handle)
+}
+
+// respondWith is a relay that sends text for each request, and closes the connection
+// where close says so.
+func respondWith(t *testing.T, text string, close bool) *wstest.Relay {
+	return rawRelay(t, func(c *wstest.Conn) {
+		for {
+			if _, err := c.ReadRequest(); err != nil {
+				return
+			}
+			if c.WriteText(text) != nil || close {
+				return
+			}
+		}
+	})
+}
+
+// https returns the upstream that leads to a relay.
+func https(relay *wstest.Relay) string { return "https://" + relay.Addr }
+
+// nobody returns the address of a port on which nobody listens.
+func nobody(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.Close()
+	return ln.Addr().String()
+}
