@@ -172,8 +172,14 @@ func (w connWire) held() int { return 0 } // Write has waited until all was take
 
 func (w connWire) unsent() int { return unsentOf(w.socket) }
 
-// discard waits for a moment, because Go's sockets do not read without.
+// discard waits for a moment, because Go's sockets do not read without. Of other
+// connections nobody knows whether they heed a deadline.
 func (w connWire) discard() error {
+	switch w.socket.(type) {
+	case *net.TCPConn, *net.UnixConn:
+	default:
+		return nil
+	}
 	buf := takeBuffer()
 	defer giveBuffer(buf)
 	if err := w.socket.SetReadDeadline(time.Now().Add(minSettlePause)); err != nil {

@@ -32,19 +32,17 @@ func innermost(conn net.Conn) net.Conn {
 
 func wrappedBy(conn net.Conn) net.Conn {
 	switch c := conn.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		return nil
 	case interface{ NetConn() net.Conn }:
 		return c.NetConn()
 	case *proxyproto.Conn:
 		return c.Raw()
-	case syscall.Conn:
-		return nil
 	}
 	return embeddedConn(conn)
 }
 
-var connType = reflect.TypeFor[net.Conn]()
-
-// embeddedConn returns the net.Conn that conn's type embeds, or nil. That is how a
+// embeddedConn returns the connection that conn's type embeds, or nil. That is how a
 // wrapper is usually made, and some, Caddy's http_redirect among them, have no
 // other way to what they wrap.
 func embeddedConn(conn net.Conn) net.Conn {
@@ -52,12 +50,15 @@ func embeddedConn(conn net.Conn) net.Conn {
 	if v.Kind() != reflect.Struct {
 		return nil
 	}
-	f, ok := v.Type().FieldByName("Conn")
-	if !ok || !f.Anonymous || f.Type != connType {
-		return nil
+	for i := range v.NumField() {
+		if f := v.Type().Field(i); !f.Anonymous || !f.IsExported() {
+			continue
+		}
+		if below, ok := v.Field(i).Interface().(net.Conn); ok {
+			return below
+		}
 	}
-	below, _ := v.FieldByIndex(f.Index).Interface().(net.Conn)
-	return below
+	return nil
 }
 
 // passesOn reports whether conn has done its work when a handshake is over: apart
