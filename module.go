@@ -145,6 +145,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	h.handshaking, h.cancelHandshakes = context.WithCancelCause(context.Background())
 	h.lease = tunnels.Lease(h.upstream.name, time.Duration(*h.DrainWindow))
+	logEngine(ctx.Logger())
 	if server != nil {
 		server.RegisterOnShutdown(h.onShutdown)
 		server.RegisterConnContext(rememberConn)
