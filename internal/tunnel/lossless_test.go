@@ -105,6 +105,8 @@ func TestCloseFrameThenReset(t *testing.T) {
 	eachEngine(t, func(t *testing.T, secure bool, open func() *socketTunnel) {
 		for range 5 {
 			s := open()
+			// Much of it is still to be sent when the reset comes.
+			innermost(s.relay).(*net.TCPConn).SetReadBuffer(8 << 10)
 			want := append(wsFrame{true, opBinary, pattern(60_000)}.encode(true), closing(4000).encode(true)...)
 			first := len(want) / 2
 			if _, err := s.client.Write(want[:first]); err != nil {
@@ -253,6 +255,9 @@ func TestDrainedPeerThatSaysMore(t *testing.T) {
 		}
 		awaitCarried(t, &s.toClient, len(want))
 		s.rig.lease.Release()
+		if f, err := newStrictReader(s.relay, true).next(); err != nil || f.code() != closeGoingAway {
+			t.Fatalf("the relay gets %s, %v", f, err)
+		}
 		s.relay.Write(closing(1000).encode(false))
 		s.client.Write(append(closing(1000).encode(true), pattern(5000)...))
 		got, err := readSlowly(s.client)
