@@ -51,7 +51,7 @@ func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 type bulkResult struct {
 	mbs   float64
-	cpu   time.Duration // of this process, for each MB
+	cpu   time.Duration   // of this process, for each MB
 	trips []time.Duration // sorted
 }
 
