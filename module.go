@@ -166,6 +166,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.server = serverOf(ctx, window)
 	h.lease = tunnels.Lease(h.upstream.name, window, active(ctx))
 	h.logLoaded(ctx.Logger(), defaultUpstream)
+	logEngine(ctx.Logger())
 	return nil
 }
 

@@ -29,7 +29,7 @@ func active(ctx caddy.Context) func() bool {
 // logClosed logs the end of a tunnel with the logger of the configuration that
 // runs now; the one that opened the tunnel may be long gone, with its log files.
 func logClosed(s tunnel.Summary) {
-	logger().Info("tunnel closed",
+	fields := []zap.Field{
 		zap.Uint64("tunnel", s.ID),
 		zap.String("session_id", s.SessionID),
 		zap.String("client_ip", s.ClientIP),
@@ -42,7 +42,14 @@ func logClosed(s tunnel.Summary) {
 		zap.String("closed_by", s.ClosedBy),
 		zap.Int("close_code", s.CloseCode),
 		zap.String("reason", s.Reason),
-	)
+	}
+	if s.CutToRelay > 0 {
+		fields = append(fields, zap.Uint64("bytes_cut_to_relay", s.CutToRelay))
+	}
+	if s.CutToClient > 0 {
+		fields = append(fields, zap.Uint64("bytes_cut_to_client", s.CutToClient))
+	}
+	logger().Info("tunnel closed", fields...)
 }
 
 // logger returns the running configuration's logger for this module.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"sync"
 	"sync/atomic"
 )
@@ -17,17 +18,21 @@ type direction struct {
 	// closer is the tunnel's: the side whose Close frame came first.
 	closer *atomic.Pointer[string]
 
-	bytes  atomic.Uint64 // forwarded
+	bytes  atomic.Uint64 // taken from src
 	frames atomic.Uint64 // begun
 	code   atomic.Int32  // of the Close frame that passed; 0 for none
 
 	// goingAway asks for a Close frame at the next boundary.
 	goingAway atomic.Bool
 
+	// stopped asks copy to return, with this error.
+	stopped atomic.Pointer[error]
+
 	// mu makes whoever holds it the one writer of dst. It protects what follows.
 	mu     sync.Mutex
 	scan   scanner
-	closed bool // a Close frame has been written; nothing may follow it
+	lost   int  // bytes of the last write, which has failed
+	closed bool // nothing may follow: a Close frame has been written, or the end of dst
 }
 
 var (
@@ -35,12 +40,17 @@ var (
 	errPeerClosed = errors.New("close frame answered")
 	// errWrite marks a failure of the destination, not of the source.
 	errWrite = errors.New("writing")
+	// errStopped ends a direction that has nothing left to do, or no time.
+	errStopped = errors.New("stopped")
+	// errOtherEnded ends a direction in order because the other one has ended so,
+	// and its source cannot be told of the end of one direction only.
+	errOtherEnded = errors.New("the stream has ended the other way")
 )
 
 // copy forwards until src ends or dst fails, and says why: io.EOF is an orderly
 // end of src. touch is called for each piece.
 func (d *direction) copy(touch func()) error {
-	for {
+	for d.stopped.Load() == nil {
 		buf, n, err := d.src.receive()
 		if n > 0 {
 			touch()
@@ -49,10 +59,16 @@ func (d *direction) copy(touch func()) error {
 			}
 		}
 		giveBuffer(buf)
-		if err != nil {
+		if err != nil && !d.interrupted(err) {
 			return err
 		}
 	}
+	return *d.stopped.Load()
+}
+
+// interrupted reports whether err comes of a deadline that was set to stop d.
+func (d *direction) interrupted(err error) bool {
+	return d.stopped.Load() != nil && errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 func (d *direction) forward(p []byte) error {
@@ -100,8 +116,9 @@ func (d *direction) emit(p []byte) error {
 	d.frames.Store(d.scan.frames)
 	d.noteClose()
 	n, err := d.dst.Write(p)
-	d.bytes.Add(uint64(n))
+	d.bytes.Add(uint64(len(p)))
 	if err != nil {
+		d.lost = len(p) - n
 		return fmt.Errorf("%w: %w", errWrite, err)
 	}
 	return nil
@@ -115,7 +132,7 @@ func (d *direction) noteClose() {
 }
 
 // goAway puts a Close frame into the direction, which is goingAway: now if it
-// stands at a boundary, else the goroutine that copies does so at the next one.
+// stands at a boundary, else whoever copies does so at the next one.
 func (d *direction) goAway() error {
 	if !d.mu.TryLock() {
 		return nil // forward holds it, and looks at goingAway afterwards
@@ -134,6 +151,15 @@ func (d *direction) writeLast() error {
 	return d.writeClose()
 }
 
+// seal waits for a write that is under way, and lets no Close frame begin. It returns
+// how many bytes were lost in a write that failed.
+func (d *direction) seal() (lost int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closed = true
+	return d.lost
+}
+
 // writeClose writes the Close frame if the direction stands at a boundary and
 // none has passed yet. mu is held.
 func (d *direction) writeClose() error {
@@ -150,5 +176,7 @@ func (d *direction) writeClose() error {
 	return nil
 }
 
-// isEOF reports whether err is an orderly end of the source.
-func isEOF(err error) bool { return err == io.EOF || err == errPeerClosed }
+// isOrderly reports whether err is an orderly end of a direction.
+func isOrderly(err error) bool {
+	return err == io.EOF || err == errPeerClosed || err == errOtherEnded
+}

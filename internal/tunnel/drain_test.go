@@ -205,6 +205,7 @@ func TestDrainBehindClose(t *testing.T) {
 						from.send(closing(1000))
 						to.send(closing(1000))
 						to.expectEnd(io.EOF)
+						r.registry.Wait()
 						return
 					}
 					if late {

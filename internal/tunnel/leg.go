@@ -7,15 +7,14 @@ import (
 	"net"
 	"os"
 	"time"
-
-	"github.com/pires/go-proxyproto"
 )
 
 // Leg is one end of a tunnel: the connection or stream to the client, or the
 // connection to the relay. ConnLeg and StreamLeg make one.
 //
 // Each leg has one reader (the direction that leaves it) and one writer (the
-// direction that leads to it); closeWrite belongs to the writer, end to anyone.
+// direction that leads to it); closeWrite belongs to the writer. When both are over,
+// settle ends the leg.
 type Leg interface {
 	// receive waits for bytes and returns them in a buffer from the pool, which
 	// the caller gives back. Bytes and an error may come together; the buffer is
@@ -28,22 +27,17 @@ type Leg interface {
 	// closeWrite tells the peer that nothing more will come.
 	closeWrite() error
 
-	// end closes both directions and releases whoever is blocked in them.
-	end(how ending)
+	// stopReading has receive return, soon, with os.ErrDeadlineExceeded. A receive
+	// that begins at the same time may take no notice.
+	stopReading()
+
+	// limitWriting has Write fail from then on.
+	limitWriting(until time.Time)
+
+	// settle delivers what is left and closes the leg. It returns how many bytes
+	// that were written have not been delivered, as far as that can be known.
+	settle(end legEnd) (cut int)
 }
-
-// ending says how the last thing a peer sees of its leg looks.
-type ending int
-
-const (
-	// endClean is an orderly end: TLS close_notify, or a closed HTTP stream.
-	endClean ending = iota
-	// endForced closes at once, without waiting for the peer to take what is
-	// still on the way to it.
-	endForced
-	// endAbort makes an abnormal end visible as one: a TCP reset or RST_STREAM.
-	endAbort
-)
 
 // connLeg is a leg over a connection of its own.
 type connLeg struct {
@@ -95,47 +89,39 @@ func (l *connLeg) receive() (*buffer, int, error) {
 }
 
 func (l *connLeg) closeWrite() error {
-	if c, ok := unproxied(l.Conn).(interface{ CloseWrite() error }); ok {
+	conn := l.Conn
+	if _, ok := conn.(*tls.Conn); !ok {
+		conn = innermost(conn)
+	}
+	if c, ok := conn.(interface{ CloseWrite() error }); ok {
 		return c.CloseWrite()
 	}
 	return errors.ErrUnsupported
 }
 
-func (l *connLeg) end(how ending) {
-	switch how {
-	case endClean:
-		l.Conn.Close()
-	case endForced:
-		innermost(l.Conn).Close()
-	case endAbort:
-		raw := innermost(l.Conn)
-		if c, ok := raw.(interface{ SetLinger(int) error }); ok {
-			c.SetLinger(0) // Close then sends RST
-		}
-		raw.Close()
+func (l *connLeg) stopReading() { l.SetReadDeadline(longAgo) }
+
+func (l *connLeg) limitWriting(until time.Time) { l.SetWriteDeadline(until) }
+
+func (l *connLeg) settle(end legEnd) (cut int) {
+	if end.how == endClean && !end.dead {
+		l.sayGoodbye(end.until)
 	}
+	_, isTLS := l.Conn.(*tls.Conn)
+	return newSettling(end, wireOf(l.Conn), isTLS).settleNow()
 }
 
-// innermost unwraps TLS, so that closing sends no close_notify, and the PROXY
-// protocol.
-func innermost(conn net.Conn) net.Conn {
-	for {
-		c, ok := conn.(interface{ NetConn() net.Conn })
-		if !ok {
-			return unproxied(conn)
-		}
-		conn = c.NetConn()
+// sayGoodbye sends TLS's close_notify, if it has not been sent. crypto/tls would
+// try for 5 s.
+func (l *connLeg) sayGoodbye(until time.Time) {
+	tlsConn, ok := l.Conn.(*tls.Conn)
+	rest := time.Until(until)
+	if !ok || rest <= 0 {
+		return
 	}
-}
-
-// unproxied returns the connection over which a PROXY header came, or conn. Once it
-// has given out what it read together with the header, such a wrapper only passes
-// on.
-func unproxied(conn net.Conn) net.Conn {
-	if wrapper, ok := conn.(*proxyproto.Conn); ok {
-		return wrapper.Raw()
-	}
-	return conn
+	limit := time.AfterFunc(rest, func() { tlsConn.SetWriteDeadline(longAgo) })
+	defer limit.Stop()
+	tlsConn.CloseWrite()
 }
 
 // bufferedSource holds a buffer while it waits: the plain way, for connections

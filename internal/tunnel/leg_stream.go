@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"time"
@@ -50,17 +51,15 @@ func (l *streamLeg) Write(p []byte) (int, error) {
 	return n, l.inner.Flush()
 }
 
-// closeWrite does nothing: END_STREAM goes out when the handler returns, which it
-// does when the tunnel is over.
-func (l *streamLeg) closeWrite() error { return nil }
+// closeWrite cannot say that nothing more will come: END_STREAM goes out when the
+// handler returns, which ends the other direction too.
+func (l *streamLeg) closeWrite() error { return errors.ErrUnsupported }
 
-// end releases a blocked reader, and a blocked writer: after a clean end the peer
-// has some time to take what was written.
-func (l *streamLeg) end(how ending) {
-	l.outer.SetReadDeadline(longAgo)
-	until := longAgo
-	if how == endClean {
-		until = time.Now().Add(linger)
-	}
-	l.inner.SetWriteDeadline(until)
-}
+func (l *streamLeg) stopReading() { l.outer.SetReadDeadline(longAgo) }
+
+// limitWriting also keeps a client that takes nothing from holding up its handler.
+func (l *streamLeg) limitWriting(until time.Time) { l.inner.SetWriteDeadline(until) }
+
+// settle has nothing to do: Write returns when what it was given is on the
+// connection, and the stream ends with its handler.
+func (l *streamLeg) settle(legEnd) (cut int) { return 0 }

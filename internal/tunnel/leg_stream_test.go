@@ -115,6 +115,48 @@ func TestStreamLegRelayEnds(t *testing.T) {
 	}
 }
 
+// An orderly end of the relay ends the stream in order, and at once: END_STREAM
+// cannot go out while the other direction runs. What came before arrives.
+func TestStreamLegEndsWithRelay(t *testing.T) {
+	s := openStreamTunnel(t)
+	want := append(wsFrame{true, opBinary, pattern(200_000)}.encode(false), closing(1000).encode(false)...)
+	go func() {
+		s.relay.Write(want)
+		s.relay.Close()
+	}()
+	if got, err := io.ReadAll(s.client); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("the client gets %d bytes of %d, %v", len(got), len(want), err)
+	}
+	if <-s.aborted {
+		t.Error("an abnormal end")
+	}
+	sum := s.rig.summary()
+	if sum.ClosedBy != ByRelay || sum.CloseCode != 1000 || sum.Duration >= linger {
+		t.Errorf("%+v", sum)
+	}
+}
+
+// What a client has sent arrives although it resets its stream right behind.
+func TestStreamLegUploadThenReset(t *testing.T) {
+	for range 50 {
+		s := openStreamTunnel(t)
+		want := pattern(50_016)
+		if _, err := s.client.Write(want); err != nil {
+			t.Fatal(err)
+		}
+		s.client.CloseWithError(errors.New("resets the stream"))
+		got, err := io.ReadAll(s.relay)
+		if !bytes.HasPrefix(want, got) || !errors.Is(err, syscall.ECONNRESET) {
+			t.Fatalf("the relay gets %d bytes of %d, %v", len(got), len(want), err)
+		}
+		s.relay.Close()
+		<-s.aborted
+		if sum := s.rig.summary(); sum.BytesToRelay != uint64(len(got)) || sum.CutToRelay != 0 {
+			t.Fatalf("the relay got %d bytes: %+v", len(got), sum)
+		}
+	}
+}
+
 func TestStreamLegRelayAborts(t *testing.T) {
 	s := openStreamTunnel(t)
 	s.relay.abort()

@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"runtime"
 	"syscall"
 	"testing"
 	"testing/iotest"
+	"time"
 )
 
 // Sizes around what a leg reads at once: a wake-up, a record, a buffer.
@@ -206,7 +209,7 @@ func TestConnLegCloseWriteUnsupported(t *testing.T) {
 	a, b := net.Pipe()
 	defer b.Close()
 	leg := ConnLeg(a, nil, false)
-	defer leg.end(endClean)
+	defer a.Close()
 	if err := leg.closeWrite(); !errors.Is(err, errors.ErrUnsupported) {
 		t.Errorf("closeWrite: %v", err)
 	}
@@ -222,6 +225,9 @@ var endings = []struct {
 	{"abort", endAbort, syscall.ECONNRESET},
 }
 
+func soon() time.Time { return time.Now().Add(linger) }
+
+// A leg that is over releases its reader and ends as it should.
 func TestConnLegEnd(t *testing.T) {
 	for _, c := range endings {
 		t.Run(c.name, func(t *testing.T) {
@@ -238,9 +244,19 @@ func TestConnLegEnd(t *testing.T) {
 				if _, err := io.ReadFull(peer, make([]byte, 3)); err != nil {
 					t.Fatal(err)
 				}
-				leg.end(c.how)
-				if err := <-received; err == nil || err == io.EOF {
-					t.Errorf("the reader that waits gets %v", err)
+				for stopped := false; !stopped; { // a wrapper may set deadlines of its own
+					leg.stopReading()
+					select {
+					case err := <-received:
+						if !errors.Is(err, os.ErrDeadlineExceeded) {
+							t.Errorf("the reader that waits gets %v", err)
+						}
+						stopped = true
+					case <-time.After(time.Millisecond):
+					}
+				}
+				if cut := leg.settle(legEnd{how: c.how, until: soon()}); cut > 0 {
+					t.Errorf("%d bytes were cut", cut)
 				}
 				if _, err := leg.Write([]byte("x")); err == nil {
 					t.Error("one can still write")
@@ -258,15 +274,18 @@ func TestConnLegEndCloseNotify(t *testing.T) {
 	for _, c := range endings {
 		leg, raw := tcpPair(t)
 		server, _ := shakeHands(t, leg, raw)
-		ConnLeg(server, nil, false).end(c.how)
+		go func() {
+			ConnLeg(server, nil, false).settle(legEnd{how: c.how, until: soon()})
+		}()
 		got, _ := io.ReadAll(raw)
 		if notified := len(got) > 0; notified != (c.how == endClean) {
 			t.Errorf("%s: close_notify was sent: %v", c.name, notified)
 		}
+		raw.Close()
 	}
 }
 
-// A peer that takes nothing must not keep a writer for ever.
+// A peer that takes nothing must not keep a writer, nor the end, for ever.
 func TestConnLegEndReleasesWriter(t *testing.T) {
 	for _, c := range endings {
 		t.Run(c.name, func(t *testing.T) {
@@ -284,12 +303,19 @@ func TestConnLegEndReleasesWriter(t *testing.T) {
 					failed <- err
 				}()
 				<-begun
-				leg.end(c.how)
+				until := time.Now().Add(50 * time.Millisecond)
+				leg.limitWriting(until)
 				<-failed
+				if cut := leg.settle(legEnd{how: c.how, until: until}); cut == 0 && unsentKnown {
+					t.Error("nothing was cut")
+				}
 			})
 		})
 	}
 }
+
+// unsentKnown says whether the system tells what was not delivered.
+const unsentKnown = runtime.GOOS == "linux" || runtime.GOOS == "darwin"
 
 // Bytes and an error may come together.
 func TestBufferedSource(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"reflect"
 	"sync"
+	"time"
 	"unsafe"
 )
 
@@ -16,9 +17,10 @@ import (
 // be let go of through the package's interface, so this file does it behind its
 // back.
 //
-// All of it is looked up by name and type when the process starts. Should a
-// later crypto/tls look different, nothing here is used and tunnels cost more
-// memory (TestTLSLayout tells). docs/performance.md has the measurements.
+// All of it is looked up by name and type, and testTLS tries whether it still means
+// what it did. Should a later crypto/tls be different, nothing here is used, and
+// goroutines carry all tunnels (Engine tells). docs/performance.md has the
+// measurements.
 
 // tlsLayout is where tls.Conn keeps what is reached for here.
 type tlsLayout struct {
@@ -69,18 +71,40 @@ func netConnOf(c *tls.Conn) *net.Conn {
 var bareConfig = new(tls.Config)
 
 // releaseHandshake lets go of what c needed for its handshake, if that is over. No
-// goroutine may use c meanwhile. From then on crypto/tls asks the configuration only
-// whether to renegotiate, to keep a session ticket, and how to cut records.
+// goroutine may use c meanwhile, but for one that is about to come out of Write: for
+// that it waits. From then on crypto/tls asks the configuration only whether to
+// renegotiate, to keep a session ticket, and how to cut records.
 func releaseHandshake(c *tls.Conn) {
-	if !layout.ok || !c.ConnectionState().HandshakeComplete {
+	if !reachesIntoTLS() || !c.ConnectionState().HandshakeComplete {
 		return
 	}
-	if hand := handOf(c); hand.Len() == 0 {
-		*hand = bytes.Buffer{}
-	}
+	awaitWriter(c)
+	trimHandshake(c)
 	if config := configOf(c); (*config).Renegotiation == tls.RenegotiateNever {
 		*config = bareConfig
 	}
+}
+
+// awaitWriter waits for a Write that is under way. A relay can answer the handshake
+// before http.Transport's writer has returned from sending it.
+func awaitWriter(c *tls.Conn) {
+	c.SetWriteDeadline(time.Now().Add(linger))
+	c.Write(nil) // sends nothing, but takes the lock; an error comes again
+	c.SetWriteDeadline(time.Time{})
+}
+
+// trimHandshake frees the buffer for handshake messages, where no part of one is in
+// it.
+func trimHandshake(c *tls.Conn) {
+	if hand := handOf(c); hand.Len() == 0 && hand.Cap() > 0 {
+		*hand = bytes.Buffer{}
+	}
+}
+
+// renegotiates reports whether the peer of c may ask for another handshake. That
+// blocks in the middle of a read.
+func renegotiates(c *tls.Conn) bool {
+	return (*configOf(c)).Renegotiation != tls.RenegotiateNever
 }
 
 // record is an input buffer for crypto/tls. It fits two TLS records and what
@@ -102,11 +126,27 @@ func holdsInput(c *tls.Conn) bool {
 	return inputOf(c).Len() > 0 || rawInputOf(c).Len() > 0
 }
 
-// lendRecord gives c, which holds no input, a buffer for it.
-func lendRecord(c *tls.Conn, r *record) { *rawInputOf(c) = *bytes.NewBuffer(r[:0]) }
+// lendRecord gives c, which holds no input, a buffer for it. partial is the
+// beginning of a record that was taken back before.
+func lendRecord(c *tls.Conn, r *record, partial []byte) {
+	*rawInputOf(c) = *bytes.NewBuffer(append(r[:0], partial...))
+}
 
-// takeRecordBack leaves c, which holds no input, without a buffer.
-func takeRecordBack(c *tls.Conn) {
+// takeRecordBack leaves c, which holds no plaintext, without a buffer. It appends
+// what c has of a record that has not come whole to partial.
+func takeRecordBack(c *tls.Conn, partial []byte) []byte {
+	partial = append(partial, rawInputOf(c).Bytes()...)
 	*rawInputOf(c) = bytes.Buffer{}
 	inputOf(c).Reset(nil)
+	return partial
 }
+
+// errWouldBlock says that a read would have to wait. crypto/tls takes a temporary
+// net.Error for no more than that.
+var errWouldBlock net.Error = wouldBlock{}
+
+type wouldBlock struct{}
+
+func (wouldBlock) Error() string   { return "reading would block" }
+func (wouldBlock) Timeout() bool   { return true }
+func (wouldBlock) Temporary() bool { return true }

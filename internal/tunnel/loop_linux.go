@@ -15,25 +15,48 @@ import (
 // the measurements). Nothing in a loop blocks: a leg that does not take what is
 // written keeps it as a backlog, and the other leg is not read from until that is
 // gone.
+//
+// The legs that have something to do queue up, and each gets a turn that ends by
+// itself (see turn). So no tunnel waits for longer than all that are busy take for
+// a turn each: some 0.3 ms for two TLS legs as fast as they can. A tunnel that has
+// used up several turns in a row is lent to a goroutine of its own for a while, as
+// long as there are no more of these than processors (see lend), so that a loop
+// keeps its processor for all the others.
 
-// loops are the event loops of the process, one for each processor but one. Were
-// they as many as the processors, each wait for events would leave the Go scheduler
-// with no processor that is idle, and its monitor thread, which then looks every 20
-// µs for one to take away, would cost as much as the messages. A loop runs while it
-// has tunnels.
-var loops = sync.OnceValue(func() []*loop {
-	ls := make([]*loop, max(1, runtime.GOMAXPROCS(0)-1))
-	for i := range ls {
-		ls[i] = new(loop)
+// loops are the event loops of the process.
+var loops loopSet
+
+// loopSet grows with the number of processors that Go may use, which can change
+// while the process runs.
+type loopSet struct {
+	mu  sync.Mutex // protects all
+	all []*loop
+}
+
+// forTunnel returns the loop for a tunnel. There is one for each processor but one.
+// Were they as many as the processors, each wait for events would leave the Go
+// scheduler with no processor that is idle, and its monitor thread, which then looks
+// every 20 µs for one to take away, would cost as much as the messages. A loop runs
+// while it has tunnels.
+func (s *loopSet) forTunnel(id uint64) *loop {
+	n := max(1, runtime.GOMAXPROCS(0)-1)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.all) < n {
+		s.all = append(s.all, newLoop())
 	}
-	return ls
-})
+	return s.all[id%uint64(n)]
+}
 
 // loop is an event loop: one goroutine, run, and what belongs to it.
 type loop struct {
 	// For run alone.
-	buf   *buffer // plaintext on its way
-	spare *record // for the next TLS connection that is read from; may be nil
+	hands *hands
+	queue queue     // legs that have something to do
+	since time.Time // when run last got its processor
+	looks time.Time // when it last looked for events
+
+	epollWait func(epoll int, events []unix.EpollEvent, msec int) (int, error)
 
 	mu      sync.Mutex // protects what follows
 	running bool
@@ -41,7 +64,39 @@ type loop struct {
 	wake    int
 	tunnels int      // that have not ended; run goes on while there are any
 	socks   []*sock  // by descriptor; nil where it is not one of this loop's
+	entries uint32   // how many socks have been entered: tells them apart
 	posted  []func() // to be called by run
+}
+
+func newLoop() *loop { return &loop{epollWait: unix.EpollWait} }
+
+// hands are what it takes to carry bytes: whoever runs turns has a pair.
+type hands struct {
+	buf   *buffer // plaintext on its way
+	spare *record // for the next TLS connection that is read from; may be nil
+}
+
+func newHands() *hands { return &hands{buf: takeBuffer()} }
+
+func (h *hands) release() {
+	giveBuffer(h.buf)
+	giveRecord(h.spare)
+}
+
+// takeRecord and giveRecord keep one record at hand: most connections need theirs
+// for one read only.
+func (h *hands) takeRecord() *record {
+	r := h.spare
+	h.spare = nil
+	if r == nil {
+		r = records.Get().(*record)
+	}
+	return r
+}
+
+func (h *hands) giveRecord(r *record) {
+	giveRecord(h.spare)
+	h.spare = r
 }
 
 // reserve counts one tunnel more, and starts the loop for the first. An error means
@@ -76,10 +131,14 @@ func (l *loop) openLocked() (err error) {
 	return err
 }
 
-// post has run call f after the events at hand. The loop must have a tunnel.
+// post has run call f soon. A loop that has ended has no tunnel that f could be
+// about, and its descriptors may be somebody else's by now.
 func (l *loop) post(f func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if !l.running {
+		return
+	}
 	l.posted = append(l.posted, f)
 	if len(l.posted) == 1 {
 		one := [8]byte{1}
@@ -94,28 +153,42 @@ func (l *loop) release() {
 	l.mu.Unlock()
 }
 
-// maxTurn is how long a loop keeps its processor before it lets the Go scheduler
-// have a turn. From 10 ms on the scheduler would send signals to get one, and wake
-// its monitor thread.
-const maxTurn = 5 * time.Millisecond
+const (
+	// maxHold is how long a loop keeps its processor before it lets the Go
+	// scheduler have a turn. From 10 ms on the scheduler would send signals to get
+	// one, and wake its monitor thread.
+	maxHold = 5 * time.Millisecond
+
+	// maxDeaf is how long a loop goes from turn to turn before it looks for events.
+	maxDeaf = time.Millisecond
+)
 
 // run serves the loop's tunnels until the last has ended.
 func (l *loop) run() {
-	l.buf = takeBuffer()
+	l.hands = newHands()
+	l.since = time.Now()
 	var events [128]unix.EpollEvent
-	turn := time.Now()
 	for l.runPosted() {
-		if now := time.Now(); now.Sub(turn) > maxTurn {
-			turn = now
-			runtime.Gosched()
-		}
-		n, err := unix.EpollWait(l.epoll, events[:], -1)
-		if err != nil && err != unix.EINTR {
-			panic("epoll_wait: " + err.Error()) // the descriptor is ours and open
-		}
-		for _, event := range events[:max(n, 0)] {
-			l.handle(event)
-		}
+		l.look(events[:])
+		l.runTurns()
+	}
+}
+
+// look queues the legs that have events, and waits for some if there is nothing to
+// do.
+func (l *loop) look(events []unix.EpollEvent) {
+	timeout := -1
+	if !l.queue.empty() {
+		timeout = 0
+	}
+	n, err := l.epollWait(l.epoll, events, timeout)
+	l.looks = time.Now()
+	if err != nil && err != unix.EINTR {
+		l.abandon(err)
+		return
+	}
+	for _, event := range events[:max(n, 0)] {
+		l.handle(event)
 	}
 }
 
@@ -128,53 +201,70 @@ func (l *loop) handle(event unix.EpollEvent) {
 	l.mu.Lock()
 	s := l.socks[int(event.Fd)]
 	l.mu.Unlock()
-	if s != nil { // or it was closed meanwhile
+	// It may have been closed meanwhile, and its number be that of another.
+	if s != nil && s.entry == uint32(event.Pad) {
 		s.ready(event.Events)
 	}
 }
 
-// runPosted calls what was posted. It reports false when the loop has ended: it has
-// no tunnels left and nothing to call.
-func (l *loop) runPosted() bool {
-	for {
-		l.mu.Lock()
-		posted := l.posted
-		l.posted = nil
-		if len(posted) == 0 {
-			break
+// runTurns gives each leg in the queue one turn, unless it is time to look for events
+// before. What has more to do queues up again.
+func (l *loop) runTurns() {
+	for range l.queue.len() {
+		s := l.queue.pop()
+		if s.pair.lent || !s.queued {
+			continue // it is lent, or has been and has had its turn
 		}
-		l.mu.Unlock()
-		for _, f := range posted {
-			f()
+		s.queued = false
+		if s.turn(l.hands) && (s.fullTurns < busyTurns || !s.pair.lend()) {
+			s.enqueue()
+		}
+		now := time.Now()
+		if now.Sub(l.since) > maxHold {
+			runtime.Gosched()
+			l.since = time.Now()
+		}
+		if now.Sub(l.looks) > maxDeaf {
+			return
 		}
 	}
+}
+
+// runPosted calls what has been posted until now. It reports false when the loop has
+// ended: it has no tunnels left.
+func (l *loop) runPosted() bool {
+	l.mu.Lock()
+	posted := l.posted
+	l.posted = nil
+	l.mu.Unlock()
+	for _, f := range posted {
+		f()
+	}
+	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.tunnels > 0 {
 		return true
 	}
-	l.running = false
+	l.running, l.posted = false, nil
 	unix.Close(l.wake)
 	unix.Close(l.epoll)
-	giveBuffer(l.buf)
-	giveRecord(l.spare)
-	l.buf, l.spare = nil, nil
+	l.hands.release()
+	l.hands, l.queue = nil, queue{}
 	return false
 }
 
-// takeRecord and giveRecord keep one record at hand: most connections need theirs
-// for one read only.
-func (l *loop) takeRecord() *record {
-	r := l.spare
-	l.spare = nil
-	if r == nil {
-		r = records.Get().(*record)
+// abandon ends the tunnels of a loop that cannot wait for events any more. Tunnels
+// that are lent out end when they come back.
+func (l *loop) abandon(err error) {
+	l.mu.Lock()
+	socks := append([]*sock(nil), l.socks...)
+	l.mu.Unlock()
+	for _, s := range socks {
+		if s != nil && !s.pair.lent {
+			s.pair.abandon(err)
+		}
 	}
-	return r
-}
-
-func (l *loop) giveRecord(r *record) {
-	giveRecord(l.spare)
-	l.spare = r
+	time.Sleep(minSettlePause) // for what is posted, as nothing wakes us
 }
 
 // watch enters s, so that its events are delivered.
@@ -184,6 +274,8 @@ func (l *loop) watch(s *sock) {
 	if missing := s.fd + 1 - len(l.socks); missing > 0 {
 		l.socks = append(l.socks, make([]*sock, missing)...)
 	}
+	l.entries++
+	s.entry = l.entries
 	l.socks[s.fd] = s
 }
 
@@ -192,4 +284,32 @@ func (l *loop) forget(s *sock) {
 	l.mu.Lock()
 	l.socks[s.fd] = nil
 	l.mu.Unlock()
+}
+
+// queue is first in, first out.
+type queue struct {
+	socks []*sock
+	first int
+}
+
+func (q *queue) len() int    { return len(q.socks) - q.first }
+func (q *queue) empty() bool { return q.len() == 0 }
+
+func (q *queue) push(s *sock) {
+	if q.first > 64 && q.first > len(q.socks)/2 { // more than half has gone
+		n := copy(q.socks, q.socks[q.first:])
+		clear(q.socks[n:])
+		q.socks, q.first = q.socks[:n], 0
+	}
+	q.socks = append(q.socks, s)
+}
+
+func (q *queue) pop() *sock {
+	s := q.socks[q.first]
+	q.socks[q.first] = nil
+	q.first++
+	if q.first == len(q.socks) {
+		q.socks, q.first = q.socks[:0], 0
+	}
+	return s
 }

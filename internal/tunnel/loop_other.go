@@ -2,5 +2,7 @@
 
 package tunnel
 
-// prepareLoop: there are event loops on Linux only.
-func (t *Tunnel) prepareLoop() (begin func()) { return nil }
+const haveLoops = false
+
+// newLoopEngine: there are event loops on Linux only.
+func (t *Tunnel) newLoopEngine() engine { return nil }

@@ -65,11 +65,38 @@ func (c *memConn) buffered() []byte {
 // takeNoMore fails what the other end writes, and nothing else.
 func (c *memConn) takeNoMore() { c.in.endReading(syscall.EPIPE) }
 
-func (c *memConn) LocalAddr() net.Addr              { return &net.TCPAddr{} }
-func (c *memConn) RemoteAddr() net.Addr             { return &net.TCPAddr{} }
-func (c *memConn) SetDeadline(time.Time) error      { return os.ErrNoDeadline }
-func (c *memConn) SetReadDeadline(time.Time) error  { return os.ErrNoDeadline }
-func (c *memConn) SetWriteDeadline(time.Time) error { return os.ErrNoDeadline }
+// A memConn is a wire: it tells what has not been read, as a socket would.
+
+func (c *memConn) held() int { return 0 }
+
+func (c *memConn) unsent() int {
+	c.out.mu.Lock()
+	defer c.out.mu.Unlock()
+	return len(c.out.data)
+}
+
+func (c *memConn) discard() error {
+	var err error
+	c.in.change(func() {
+		c.in.data = nil
+		err = c.in.readError
+	})
+	return err
+}
+
+func (c *memConn) LocalAddr() net.Addr         { return &net.TCPAddr{} }
+func (c *memConn) RemoteAddr() net.Addr        { return &net.TCPAddr{} }
+func (c *memConn) SetDeadline(time.Time) error { return os.ErrNoDeadline }
+
+func (c *memConn) SetReadDeadline(at time.Time) error {
+	c.in.change(func() { c.in.readBy = at })
+	return nil
+}
+
+func (c *memConn) SetWriteDeadline(at time.Time) error {
+	c.out.change(func() { c.out.writeBy = at })
+	return nil
+}
 
 // memPipe is one direction of a memConn.
 type memPipe struct {
@@ -80,6 +107,8 @@ type memPipe struct {
 	readError  error // when data is used up; at once if it is ECONNRESET
 	writeError error
 	closedHere bool // by the reader
+	readBy     time.Time
+	writeBy    time.Time
 }
 
 func newMemPipe(size int) *memPipe { return &memPipe{size: size, changed: make(chan struct{})} }
@@ -93,21 +122,33 @@ func (p *memPipe) change(do func()) {
 	p.changed = make(chan struct{})
 }
 
-// until waits for ready, which is called under the lock.
-func (p *memPipe) until(ready func() bool) {
+// until waits for ready, which is called under the lock, or for the deadline that is
+// set at by.
+func (p *memPipe) until(by *time.Time, ready func() bool) error {
 	for {
 		p.mu.Lock()
-		changed, ok := p.changed, ready()
+		changed, ok, deadline := p.changed, ready(), *by
 		p.mu.Unlock()
 		if ok {
-			return
+			return nil
 		}
-		<-changed
+		var late <-chan time.Time
+		if !deadline.IsZero() {
+			rest := time.Until(deadline)
+			if rest <= 0 {
+				return os.ErrDeadlineExceeded
+			}
+			late = time.After(rest)
+		}
+		select {
+		case <-changed:
+		case <-late:
+		}
 	}
 }
 
 func (p *memPipe) read(b []byte) (n int, err error) {
-	p.until(func() bool {
+	late := p.until(&p.readBy, func() bool {
 		switch {
 		case p.closedHere:
 			err = net.ErrClosed
@@ -121,6 +162,9 @@ func (p *memPipe) read(b []byte) (n int, err error) {
 		}
 		return n > 0 || err != nil
 	})
+	if late != nil {
+		return 0, late
+	}
 	p.change(func() {})
 	return n, err
 }
@@ -128,7 +172,7 @@ func (p *memPipe) read(b []byte) (n int, err error) {
 func (p *memPipe) write(b []byte) (n int, err error) {
 	for n < len(b) && err == nil {
 		var m int
-		p.until(func() bool {
+		late := p.until(&p.writeBy, func() bool {
 			m, err = min(len(b)-n, p.size-len(p.data)), p.writeError
 			if err != nil {
 				m = 0
@@ -136,6 +180,9 @@ func (p *memPipe) write(b []byte) (n int, err error) {
 			p.data = append(p.data, b[n:n+m]...)
 			return m > 0 || err != nil
 		})
+		if late != nil {
+			return n, late
+		}
 		n += m
 		p.change(func() {})
 	}

@@ -6,8 +6,6 @@
 package tunnel
 
 import (
-	"errors"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,6 +13,7 @@ import (
 
 // linger is how long a tunnel lives on once its end has begun: the other
 // direction may finish, a begun message may be completed, a Close frame answered.
+// When both directions are over, what is left may be delivered for as long.
 const linger = 5 * time.Second
 
 // Who closed a tunnel.
@@ -41,7 +40,15 @@ type Summary struct {
 	ID       uint64
 	Duration time.Duration
 
-	BytesToRelay, BytesToClient   uint64
+	// BytesToRelay and BytesToClient count what was delivered, as far as that can
+	// be known: what an orderly end leaves to the kernel counts as delivered.
+	BytesToRelay, BytesToClient uint64
+
+	// CutToRelay and CutToClient count what the tunnel had taken and could not
+	// deliver, because the destination failed or did not take it in time. On TLS
+	// legs they include what encryption adds to it.
+	CutToRelay, CutToClient uint64
+
 	FramesToRelay, FramesToClient uint64
 
 	// ClosedBy is ByClient, ByRelay or ByProxy: the side whose end, fault or
@@ -57,8 +64,8 @@ type Summary struct {
 
 // Tunnel is a client leg and a relay leg after the handshake.
 //
-// Two goroutines live as long as it does, copyToRelay and copyToClient. The one
-// that ends last sums up.
+// Its engine carries the bytes: an event loop, or two goroutines. It tells of the
+// end of each direction by directionEnded, has the legs settle, and sums up.
 type Tunnel struct {
 	Info
 	id     uint64
@@ -72,21 +79,29 @@ type Tunnel struct {
 	active  atomic.Int64           // time of the last byte, since opened
 	closer  atomic.Pointer[string] // the side whose Close frame came first
 	running sync.WaitGroup
-
-	// looped, if the tunnel runs in an event loop, has that notice that the legs are
-	// closed.
-	looped func()
+	engine  engine
 
 	// mu protects what follows.
-	mu        sync.Mutex
-	idleTimer *time.Timer // nil without an idle timeout
-	endTimer  *time.Timer // fires when linger is over
-	ended     int         // directions that have ended
-	over      bool        // the legs are closed
-	aborted   bool
-	closedBy  string
-	closeCode int
-	reason    string
+	mu            sync.Mutex
+	idleTimer     *time.Timer // nil without an idle timeout
+	endTimer      *time.Timer // fires when linger is over
+	cutoff        time.Time   // all is over by then; zero: linger after both directions
+	ended         int         // directions that have ended
+	over          bool        // nothing is left to be done
+	aborted       bool
+	relayOutcome  outcome // of toRelay, when that has ended
+	clientOutcome outcome // of toClient
+	closedBy      string
+	closeCode     int
+	reason        string
+}
+
+// engine carries the bytes of a tunnel.
+type engine interface {
+	// begin starts to carry. It is called once.
+	begin()
+	// stop ends the directions that have not ended yet: their time is up.
+	stop()
 }
 
 // newTunnel makes a tunnel that does not run yet. idle of zero means forever.
@@ -100,14 +115,11 @@ func newTunnel(info Info, client, relay Leg, idle time.Duration) *Tunnel {
 // prepare settles who carries the tunnel's bytes, an event loop or two goroutines,
 // before anyone else sees the tunnel. It returns what begins.
 func (t *Tunnel) prepare() (begin func()) {
-	if begin := t.prepareLoop(); begin != nil {
-		return begin
+	t.engine = t.newLoopEngine()
+	if t.engine == nil {
+		t.engine = newGoroutines(t)
 	}
-	t.running.Add(2)
-	return func() {
-		go t.copyToRelay()
-		go t.copyToClient()
-	}
+	return t.engine.begin
 }
 
 // startIdleTimer begins to watch for idleness.
@@ -129,90 +141,7 @@ func (t *Tunnel) Wait() (aborted bool) {
 	return t.aborted
 }
 
-func (t *Tunnel) copyToRelay() {
-	defer t.running.Done()
-	t.directionEnded(&t.toRelay, t.toRelay.copy(t.touch), ByRelay)
-}
-
-func (t *Tunnel) copyToClient() {
-	defer t.running.Done()
-	t.directionEnded(&t.toClient, t.toClient.copy(t.touch), ByClient)
-}
-
 func (t *Tunnel) touch() { t.active.Store(int64(time.Since(t.opened))) }
-
-// directionEnded passes an orderly end on as a half-close and makes anything
-// else the end of the tunnel. to is the side that d leads to.
-func (t *Tunnel) directionEnded(d *direction, err error, to string) {
-	orderly := isEOF(err)
-	by := d.from
-	if errors.Is(err, errWrite) {
-		by = to
-	}
-
-	t.mu.Lock()
-	t.noteEnd(by, closeAbnormal, endReason(err))
-	t.ended++
-	last := t.ended == 2
-	halfClose := orderly && !last && !t.over
-	if halfClose {
-		t.lingerLocked()
-	}
-	t.mu.Unlock()
-
-	switch {
-	case halfClose:
-		if err != errPeerClosed {
-			t.halfClose(d)
-		}
-	case orderly:
-		t.finish(endClean)
-	default:
-		t.finish(endAbort)
-	}
-	if last {
-		t.account()
-	}
-}
-
-// account sums up. A loop does not wait for that: whoever logs it may block.
-func (t *Tunnel) account() {
-	if t.looped == nil {
-		t.sumUp()
-		return
-	}
-	go func() {
-		defer t.running.Done()
-		t.sumUp()
-	}()
-}
-
-// halfClose passes the end of d on. Where there is no half-closing, the end of
-// one direction is the end of both.
-func (t *Tunnel) halfClose(d *direction) {
-	err := d.writeLast()
-	if err == nil {
-		err = d.dst.closeWrite()
-	}
-	switch {
-	case errors.Is(err, errors.ErrUnsupported):
-		t.finish(endClean)
-	case err != nil:
-		t.finish(endAbort)
-	}
-}
-
-// endReason says why a direction has ended, without the addresses that net puts
-// into its errors: whoever masks them does not want them in the logs either.
-func endReason(err error) string {
-	if isEOF(err) {
-		return "end of stream"
-	}
-	if op, ok := errors.AsType[*net.OpError](err); ok {
-		return op.Err.Error()
-	}
-	return err.Error()
-}
 
 // noteEnd remembers the first cause of the tunnel's end: the first Close frame,
 // or else what by did. mu is held.
@@ -233,36 +162,15 @@ func (t *Tunnel) noteEnd(by string, code int, reason string) {
 // lingerLocked bounds the rest of the tunnel's life. mu is held.
 func (t *Tunnel) lingerLocked() {
 	if t.endTimer == nil {
-		t.endTimer = time.AfterFunc(linger, func() { t.finish(endForced) })
-	}
-}
-
-// finish closes both legs, which ends both directions.
-func (t *Tunnel) finish(how ending) {
-	t.mu.Lock()
-	if t.over {
-		t.mu.Unlock()
-		return
-	}
-	t.over = true
-	t.aborted = how == endAbort
-	for _, timer := range []*time.Timer{t.idleTimer, t.endTimer} {
-		if timer != nil {
-			timer.Stop()
-		}
-	}
-	t.mu.Unlock()
-	t.client.end(how)
-	t.relay.end(how)
-	if t.looped != nil {
-		t.looped()
+		t.endTimer = time.AfterFunc(linger, t.engine.stop)
 	}
 }
 
 // goAway closes the tunnel on the proxy's behalf: a Close frame 1001 each way, at
-// a boundary, and linger for the peers to answer.
+// a boundary, and linger for the peers to answer and for all that is left.
 func (t *Tunnel) goAway(reason string) {
 	t.mu.Lock()
+	t.cutoff = time.Now().Add(linger)
 	if t.over || t.closedBy != "" {
 		t.mu.Unlock()
 		return // it is ending by itself
@@ -301,14 +209,23 @@ func (t *Tunnel) checkIdle() {
 	}
 }
 
+// sumUp ends the tunnel, whose legs are closed.
 func (t *Tunnel) sumUp() {
 	t.mu.Lock()
+	t.over = true
+	for _, timer := range []*time.Timer{t.idleTimer, t.endTimer} {
+		if timer != nil {
+			timer.Stop()
+		}
+	}
 	s := Summary{
 		Info: t.Info, ID: t.id, Duration: time.Since(t.opened),
-		BytesToRelay: t.toRelay.bytes.Load(), BytesToClient: t.toClient.bytes.Load(),
+		CutToRelay: t.relayOutcome.cut, CutToClient: t.clientOutcome.cut,
 		FramesToRelay: t.toRelay.frames.Load(), FramesToClient: t.toClient.frames.Load(),
 		ClosedBy: t.closedBy, CloseCode: t.closeCode, Reason: t.reason,
 	}
 	t.mu.Unlock()
+	s.BytesToRelay = t.toRelay.bytes.Load() - s.CutToRelay
+	s.BytesToClient = t.toClient.bytes.Load() - s.CutToClient
 	t.group.remove(t, s)
 }

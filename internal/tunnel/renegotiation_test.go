@@ -1,0 +1,91 @@
+package tunnel
+
+import (
+	"bufio"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// crypto/tls cannot ask for another handshake as a server; OpenSSL can.
+func TestRelayRenegotiates(t *testing.T) {
+	openssl, err := exec.LookPath("openssl")
+	if err != nil {
+		t.Skip("needs openssl")
+	}
+	relay, say, said := startRenegotiator(t, openssl)
+	clientLeg, client := tcpPair(t)
+	r := newRig(t, 0)
+	tunnel := r.lease.Open(Info{}, ConnLeg(clientLeg, nil, false), ConnLeg(relay, nil, false), 0)
+	for _, word := range []string{"before\n", "behind\n", "at last\n"} {
+		io.WriteString(say, word)
+		got := make([]byte, len(word))
+		client.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if _, err := io.ReadFull(client, got); err != nil || string(got) != word {
+			t.Fatalf("%q, %v; want %q", got, err, word)
+		}
+		io.WriteString(say, "R\n") // another handshake
+		for said.Scan() && !strings.HasPrefix(said.Text(), "SSL_do_handshake") {
+		}
+	}
+	client.Close()
+	tunnel.Wait()
+}
+
+// startRenegotiator starts a TLS 1.2 server and connects to it. It sends what is
+// written to say, and tells what it does in said.
+func startRenegotiator(t *testing.T, openssl string) (conn *tls.Conn, say io.Writer, said *bufio.Scanner) {
+	key, err := x509.MarshalPKCS8PrivateKey(certificate().PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "server.pem")
+	both := append(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}),
+		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate().Certificate[0]})...)
+	if err := os.WriteFile(file, both, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := listener.Addr().(*net.TCPAddr).Port
+	listener.Close()
+	server := exec.Command(openssl, "s_server", "-accept", fmt.Sprint(port), "-cert", file, "-key", file, "-tls1_2")
+	stdin, err := server.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := server.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		server.Process.Kill()
+		server.Wait()
+	})
+	config := &tls.Config{
+		MaxVersion: tls.VersionTLS12, InsecureSkipVerify: true, Renegotiation: tls.RenegotiateFreelyAsClient,
+	}
+	for until := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		conn, err := tls.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port), config)
+		if err == nil {
+			return conn, stdin, bufio.NewScanner(stdout)
+		}
+		if time.Now().After(until) {
+			t.Fatal(err)
+		}
+	}
+}

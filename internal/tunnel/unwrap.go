@@ -1,0 +1,91 @@
+package tunnel
+
+import (
+	"crypto/tls"
+	"net"
+	"reflect"
+	"syscall"
+
+	"github.com/pires/go-proxyproto"
+)
+
+// belowTLS returns the connection that TLS is spoken over, or conn.
+func belowTLS(conn net.Conn) net.Conn {
+	if c, ok := conn.(*tls.Conn); ok {
+		return c.NetConn()
+	}
+	return conn
+}
+
+// innermost returns the connection at the bottom of conn, below TLS and what
+// listener wrappers have put around it. It serves to tell the system how to end the
+// connection, and to ask how far it is, never to carry bytes.
+func innermost(conn net.Conn) net.Conn {
+	for {
+		below := wrappedBy(conn)
+		if below == nil {
+			return conn
+		}
+		conn = below
+	}
+}
+
+func wrappedBy(conn net.Conn) net.Conn {
+	switch c := conn.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		return nil
+	case interface{ NetConn() net.Conn }:
+		return c.NetConn()
+	case *proxyproto.Conn:
+		return c.Raw()
+	}
+	return embeddedConn(conn)
+}
+
+// embeddedConn returns the connection that conn's type embeds, or nil. That is how a
+// wrapper is usually made, and some, Caddy's http_redirect among them, have no
+// other way to what they wrap.
+func embeddedConn(conn net.Conn) net.Conn {
+	v := reflect.Indirect(reflect.ValueOf(conn))
+	if v.Kind() != reflect.Struct {
+		return nil
+	}
+	for i := range v.NumField() {
+		if f := v.Type().Field(i); !f.Anonymous || !f.IsExported() {
+			continue
+		}
+		if below, ok := v.Field(i).Interface().(net.Conn); ok {
+			return below
+		}
+	}
+	return nil
+}
+
+// passesOn reports whether conn has done its work when a handshake is over: apart
+// from bytes that it has read already, it only passes on.
+func passesOn(conn net.Conn) bool {
+	if _, ok := conn.(*proxyproto.Conn); ok {
+		return true
+	}
+	// The type is not exported. It looks at the first five bytes of a connection
+	// and has a bufio.Reader from then on.
+	t := reflect.TypeOf(conn)
+	return t.Kind() == reflect.Pointer && t.Elem().Name() == "httpRedirectConn" &&
+		t.Elem().PkgPath() == "github.com/caddyserver/caddy/v2/modules/caddyhttp"
+}
+
+func unsentOf(conn net.Conn) int {
+	c, ok := conn.(syscall.Conn)
+	if !ok {
+		return unknown
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return unknown
+	}
+	n := unknown
+	if err := raw.Control(func(fd uintptr) { n = unsentIn(int(fd)) }); err != nil {
+		return unknown
+	}
+	return n
+}
