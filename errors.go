@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
@@ -76,7 +77,7 @@ func (t *roundTrip) refuse(f *refusal) error {
 	for field, value := range f.header {
 		header.Set(field, value)
 	}
-	if f.status >= http.StatusInternalServerError && !t.h.errorRoutes.see(t.r, t.h) {
+	if f.status >= http.StatusInternalServerError && !t.h.errorRoutes.see() {
 		t.w.WriteHeader(f.status)
 		return nil
 	}
@@ -155,49 +156,52 @@ func (e clientError) reason() error {
 // none would, Caddy logs the error together with the request, whose URL holds the
 // client's key.
 type errorRoutes struct {
-	server *caddyhttp.Server
-	always bool // an enclosing subroute has error routes
+	server   *caddyhttp.Server
+	enclosed bool // by a subroute that has error routes
 }
 
 func newErrorRoutes(ctx caddy.Context, server *caddyhttp.Server) errorRoutes {
 	routes := errorRoutes{server: server}
 	for _, module := range ctx.Modules() {
 		if subroute, ok := module.(*caddyhttp.Subroute); ok && subroute.Errors != nil {
-			routes.always = true
+			routes.enclosed = true
 		}
 	}
 	return routes
 }
 
-func (e errorRoutes) see(r *http.Request, h *Handler) bool {
-	if e.always || e.server == nil {
+// see looks at the server's routes when they are complete, which they are not yet at
+// Provision. A subroute sees the errors of all handlers that come after it, and of
+// the named routes that it invokes: any subroute with error routes counts.
+func (e errorRoutes) see() bool {
+	if e.enclosed || e.server == nil {
 		return true
 	}
 	if e.server.Errors != nil && len(e.server.Errors.Routes) > 0 {
 		return true
 	}
-	// Who invokes a named route may have error routes around it.
 	for _, route := range e.server.NamedRoutes {
-		if holds(route.Handlers, h) {
+		if catchErrors(route.Handlers) {
 			return true
 		}
 	}
-	return false
+	return slices.ContainsFunc(e.server.Routes, func(route caddyhttp.Route) bool { return catchErrors(route.Handlers) })
 }
 
-// holds reports whether h is among handlers, or in a subroute of theirs.
-func holds(handlers []caddyhttp.MiddlewareHandler, h *Handler) bool {
+// catchErrors reports whether there is a subroute with error routes among handlers,
+// or below them.
+func catchErrors(handlers []caddyhttp.MiddlewareHandler) bool {
 	for _, handler := range handlers {
-		switch handler := handler.(type) {
-		case *Handler:
-			if handler == h {
+		subroute, ok := handler.(*caddyhttp.Subroute)
+		if !ok {
+			continue
+		}
+		if subroute.Errors != nil {
+			return true
+		}
+		for _, route := range subroute.Routes {
+			if catchErrors(route.Handlers) {
 				return true
-			}
-		case *caddyhttp.Subroute:
-			for _, route := range handler.Routes {
-				if holds(route.Handlers, h) {
-					return true
-				}
 			}
 		}
 	}

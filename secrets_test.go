@@ -73,7 +73,8 @@ func TestErrorRoutes(t *testing.T) {
 		"no error routes":     {dead, ""},
 		"in a subroute":       {`{"handler":"subroute","routes":[{"handle":[` + dead + `]}],"errors":{"routes":` + sorry + `}}`, "sorry"},
 		"two subroutes above": {`{"handler":"subroute","routes":[{"handle":[{"handler":"subroute","routes":[{"handle":[` + dead + `]}]}]}],"errors":{"routes":` + sorry + `}}`, "sorry"},
-		"beside a subroute":   {`{"handler":"subroute","routes":[{"handle":[{"handler":"vars","a":"b"}]}],"errors":{"routes":` + sorry + `}},` + dead, ""},
+		"after a subroute":    {`{"handler":"subroute","routes":[{"handle":[{"handler":"vars","a":"b"}]}],"errors":{"routes":` + sorry + `}},` + dead, "sorry"},
+		"after another":       {`{"handler":"subroute","routes":[{"handle":[{"handler":"vars","a":"b"}]}]},` + dead, ""},
 	} {
 		p := startJSON(t, test.handlers)
 		for _, kind := range kinds {
