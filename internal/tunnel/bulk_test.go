@@ -84,7 +84,7 @@ func runBulk(t testing.TB, heavy, quiet int, during time.Duration, wrap func(net
 	}
 	summaries := make(chan Summary, heavy+quiet)
 	registry := NewRegistry(func(s Summary) { summaries <- s })
-	lease := registry.Lease("wss://relay.test", 0)
+	lease := registry.Lease("wss://relay.test", 0, nil)
 	for range heavy + quiet { // a tunnel's client connects first, then its relay
 		client, relay := acceptTLS(t, listener, config, wrap), acceptTLS(t, listener, config, wrap)
 		lease.Open(Info{}, ConnLeg(client, nil, false), ConnLeg(relay, nil, false), 0)

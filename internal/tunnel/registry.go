@@ -143,7 +143,8 @@ func (l *Lease) Open(info Info, client, relay Leg, idle time.Duration) *Tunnel {
 	return t
 }
 
-// EndAll ends all tunnels at once, as if each had had its time to close.
+// EndAll ends all tunnels, as if each had had its time to close: what is left to be
+// delivered has lastMoment for it.
 func (r *Registry) EndAll() {
 	r.mu.Lock()
 	var ts []*Tunnel
@@ -152,7 +153,7 @@ func (r *Registry) EndAll() {
 	}
 	r.mu.Unlock()
 	for _, t := range ts {
-		t.finish(endForced)
+		t.cutOff()
 	}
 }
 

@@ -188,6 +188,20 @@ func (t *Tunnel) goAway(reason string) {
 	go t.writeClose(&t.toRelay)
 }
 
+// lastMoment is what a tunnel has left when it is cut off.
+const lastMoment = 200 * time.Millisecond
+
+// cutOff ends the tunnel, whatever it is doing.
+func (t *Tunnel) cutOff() {
+	t.mu.Lock()
+	t.cutoff = time.Now().Add(lastMoment)
+	over := t.over
+	t.mu.Unlock()
+	if !over {
+		t.engine.stop()
+	}
+}
+
 // writeClose needs no answer: a leg that cannot be written to ends by itself, or
 // when linger is over.
 func (t *Tunnel) writeClose(d *direction) {
