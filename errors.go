@@ -114,7 +114,10 @@ func (t *roundTrip) fail(err error) error {
 	}
 	var client clientError
 	var failure *relay.Error
+	var tooLarge *http.MaxBytesError // of a request_body in front of this handler
 	switch {
+	case errors.As(err, &tooLarge):
+		return t.refuse(&refusal{status: http.StatusRequestEntityTooLarge, err: tooLarge})
 	case errors.Is(err, errBodyTooLarge):
 		return t.refuse(&refusal{status: http.StatusRequestEntityTooLarge, err: errBodyTooLarge})
 	case errors.As(err, &client):

@@ -87,8 +87,13 @@ func (t *roundTrip) begin() (done func()) {
 		stopped = stopping.begun
 	}
 	release := t.limit.EndWith(stopped)
+	// A transport that is canceled still waits for the body that it is reading.
+	releaseBody := context.AfterFunc(stopping.done, func() {
+		http.NewResponseController(t.w).SetReadDeadline(time.Unix(1, 0))
+	})
 	return func() {
 		release()
+		releaseBody()
 		t.limit.End()
 		t.body.release()
 	}

@@ -350,7 +350,7 @@ func TestGoCopyBuffer(t *testing.T) {
 		if err == nil || string(body) != "only this" {
 			t.Errorf("%q, %v, want what came and an error", body, err)
 		}
-		if e := p.logs.await(t, "EOF"); e.Level != "warn" && e.Level != "error" {
+		if e := p.logs.await(t, "broke off"); e.Level != "warn" && e.Level != "error" {
 			t.Errorf("the log line's level is %s", e.Level)
 		}
 	})
