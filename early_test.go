@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 // transportWays are options with which small requests take the pool, and Caddy's
@@ -231,7 +233,9 @@ func TestEarlyRefusal(t *testing.T) {
 				// Whoever resets must see to it that the response has left.
 				if _, err := c.r.Peek(1); err == nil {
 					c.write("HTTP/1.1 429 Too Many Requests\r\nConnection: close\r\nContent-Length: 4\r\n\r\nslow")
-					sent(t, c.Conn)
+					if err := wstest.AwaitSent(rawest(c.Conn)); err != nil {
+						t.Error(err)
+					}
 				}
 				rawest(c.Conn).Close()
 			})

@@ -14,7 +14,6 @@ import (
 	"math/big"
 	"net"
 	"net/http"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -22,7 +21,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
-	"golang.org/x/sys/unix"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -175,16 +175,8 @@ func (p *peer) send(text string) { io.WriteString(p, text) }
 // sent waits until the client's kernel has acknowledged all: closing may discard
 // what has not left yet.
 func (p *peer) sent() {
-	raw, err := p.cork.Conn.(*net.TCPConn).SyscallConn()
-	if err != nil {
+	if err := wstest.AwaitSent(p.cork.Conn); err != nil {
 		p.s.t.Error(err)
-		return
-	}
-	for waiting := 1; waiting > 0 && err == nil; runtime.Gosched() {
-		controlErr := raw.Control(func(fd uintptr) { waiting, err = unix.IoctlGetInt(int(fd), unix.TIOCOUTQ) })
-		if err == nil {
-			err = controlErr
-		}
 	}
 }
 

@@ -3,7 +3,6 @@ package tunnel
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -309,7 +308,7 @@ func TestReasons(t *testing.T) {
 		s.Wait()
 		sum := s.rig.summary()
 		if sum.ClosedBy != ByRelay || !strings.HasSuffix(sum.Reason, "connection reset by peer") {
-			t.Error(fmt.Sprintf("%+v", sum))
+			t.Errorf("%+v", sum)
 		}
 	})
 }
