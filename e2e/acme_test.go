@@ -13,7 +13,7 @@ import (
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/acme"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/caddy"
-	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/party"
+	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/program"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/pki"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/relay"
 )
@@ -28,7 +28,7 @@ const validity = 16 * time.Second
 // by itself, and new ones before they expire, while a WebSocket goes on.
 func TestAutomaticHTTPS(t *testing.T) {
 	t.Parallel() // most of it is waiting for certificates to age
-	s := &scene{ca: pki.New(t, "e2e"), addr: caddy.FreeAddr(t)}
+	s := &setup{ca: pki.New(t, "e2e"), addr: caddy.FreeAddr(t)}
 	s.relay = relay.Start(t, s.ca, relay.Config{})
 	httpPort := port(caddy.FreeAddr(t))
 	ca := acme.Start(t, buildDir, s.ca, acme.Config{HTTPPort: httpPort, TLSPort: port(s.addr), Validity: validity})
@@ -89,10 +89,10 @@ func TestAutomaticHTTPS(t *testing.T) {
 
 // dialNode has Node.js open a WebSocket, whose TLS is OpenSSL's, with no root but
 // this one.
-func (s *scene) dialNode(t *testing.T, root []byte) {
+func (s *setup) dialNode(t *testing.T, root []byte) {
 	t.Helper()
 	url := "wss://" + acmeSite + ":" + port(s.addr) + mount
-	node := party.Start(t, "node", exec.Command("node", "peers/ws-dial.mjs", url, party.WriteFile(t, "root.pem", string(root))))
+	node := program.Start(t, "node", exec.Command("node", "peers/ws-dial.mjs", url, program.WriteFile(t, "root.pem", string(root))))
 	node.Await(t, patience, "greeting", "connectionId")
 	if code := node.Wait(patience); code != 0 {
 		t.Errorf("Node.js ended with %d", code)
@@ -101,7 +101,7 @@ func (s *scene) dialNode(t *testing.T, root []byte) {
 
 // serial returns the serial number of the certificate that the proxy serves now,
 // verified.
-func (s *scene) serial(t *testing.T, roots *x509.CertPool) string {
+func (s *setup) serial(t *testing.T, roots *x509.CertPool) string {
 	t.Helper()
 	conn, err := tls.Dial("tcp", s.addr, &tls.Config{RootCAs: roots, ServerName: acmeSite})
 	if err != nil {
@@ -113,7 +113,7 @@ func (s *scene) serial(t *testing.T, roots *x509.CertPool) string {
 
 // awaitCertificate waits for a certificate that is not among those seen, and adds
 // it.
-func (s *scene) awaitCertificate(t *testing.T, roots *x509.CertPool, seen map[string]bool) {
+func (s *setup) awaitCertificate(t *testing.T, roots *x509.CertPool, seen map[string]bool) {
 	t.Helper()
 	for deadline := time.Now().Add(2 * validity); time.Now().Before(deadline); {
 		if serial := s.serial(t, roots); !seen[serial] {

@@ -22,7 +22,7 @@ const (
 // TestConfigAPI configures a Caddy that was started without any configuration, and
 // then gives it another upstream.
 func TestConfigAPI(t *testing.T) {
-	s := &scene{ca: pki.New(t, "e2e"), addr: caddy.FreeAddr(t)}
+	s := &setup{ca: pki.New(t, "e2e"), addr: caddy.FreeAddr(t)}
 	s.leaf = s.ca.Issue(t, "proxy.test", "127.0.0.1")
 	first, second := relay.Start(t, s.ca, relay.Config{}), relay.Start(t, s.ca, relay.Config{})
 	s.relay, s.proxy = first, caddy.Start(t, caddy.Config{})
@@ -56,7 +56,7 @@ func TestConfigAPI(t *testing.T) {
 }
 
 // json is the configuration as JSON.
-func (s *scene) json(t *testing.T) string {
+func (s *setup) json(t *testing.T) string {
 	t.Helper()
 	type object = map[string]any
 	config, err := json.Marshal(object{

@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/caddy"
-	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/party"
+	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/program"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/pki"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/relay"
 )
@@ -21,7 +21,7 @@ func TestForwardProxy(t *testing.T) {
 		"forward_proxy_url": "forward_proxy_url ",
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newScene(t, relay.Config{}, caddy.Config{})
+			s := newSetup(t, relay.Config{}, caddy.Config{})
 			forward, url := startForwardProxy(t)
 			s.transport = option + url
 			s.proxy.Load(t, s.site(s.relay.URL()))
@@ -43,9 +43,9 @@ func TestForwardProxy(t *testing.T) {
 }
 
 // startForwardProxy runs a proxy that tunnels whatever CONNECT asks for.
-func startForwardProxy(t *testing.T) (logged *party.Log, url string) {
+func startForwardProxy(t *testing.T) (logged *program.Log, url string) {
 	t.Helper()
-	logged = party.NewLog(t, "forward-proxy")
+	logged = program.NewLog(t, "forward-proxy")
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		logged.Printf("%s %s", r.Method, r.RequestURI)
 		if r.Method != http.MethodConnect {
@@ -79,7 +79,7 @@ func startForwardProxy(t *testing.T) (logged *party.Log, url string) {
 // TestClientCertificate has a relay that demands one.
 func TestClientCertificate(t *testing.T) {
 	clients := pki.New(t, "clients")
-	s := newScene(t, relay.Config{ClientCAs: clients.Pool}, caddy.Config{})
+	s := newSetup(t, relay.Config{ClientCAs: clients.Pool}, caddy.Config{})
 	c := newClient(t, s.ca, stranger)
 	if ws, err := c.tryDial(t, s.url("wss")); err == nil {
 		t.Errorf("a WebSocket was opened without a certificate, subprotocol %q", ws.Subprotocol())

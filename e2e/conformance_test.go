@@ -21,15 +21,15 @@ const (
 func TestConformance(t *testing.T) {
 	for _, pair := range []struct {
 		name  string
-		dial  func(*testing.T, *scene, bool) wsClient
-		serve func(*testing.T, *scene) echoServer
+		dial  func(*testing.T, *setup, bool) wsClient
+		serve func(*testing.T, *setup) echoServer
 	}{
 		{"gorilla client, ws server", dialGorilla, startWS},
 		{"coder client, gorilla server", dialCoder, startGorilla},
 		{"coder client, ws server", dialCoder, startWS},
 	} {
 		t.Run(pair.name, func(t *testing.T) {
-			s := newScene(t, relay.Config{}, caddy.Config{})
+			s := newSetup(t, relay.Config{}, caddy.Config{})
 			server := pair.serve(t, s)
 			s.proxy.Load(t, s.site(server.url))
 			for _, compress := range []bool{false, true} {

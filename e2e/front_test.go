@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/caddy"
-	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/party"
+	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/program"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/relay"
 )
 
@@ -20,7 +20,7 @@ const trustFront = "trusted_proxies 127.0.0.1/32"
 
 // checkChain has a client at stranger reach the proxy through url, by WebSocket and
 // by POST, and checks the chain of addresses that the relay sees.
-func (s *scene) checkChain(t *testing.T, addr, claimed, want string) {
+func (s *setup) checkChain(t *testing.T, addr, claimed, want string) {
 	t.Helper()
 	c := newClient(t, s.ca, stranger)
 	if claimed != "" {
@@ -34,7 +34,7 @@ func (s *scene) checkChain(t *testing.T, addr, claimed, want string) {
 	s.checkSeen(t, http.MethodPost, "/trace", want)
 }
 
-func (s *scene) checkSeen(t *testing.T, method, path, want string) {
+func (s *setup) checkSeen(t *testing.T, method, path, want string) {
 	t.Helper()
 	seen := s.request(t, method, path)
 	if got := seen.Header["X-Forwarded-For"]; fmt.Sprint(got) != "["+want+"]" {
@@ -44,7 +44,7 @@ func (s *scene) checkSeen(t *testing.T, method, path, want string) {
 
 // TestDirect has no proxy in front: what a client claims does not get through.
 func TestDirect(t *testing.T) {
-	s := newScene(t, relay.Config{}, caddy.Config{}, trustFront)
+	s := newSetup(t, relay.Config{}, caddy.Config{}, trustFront)
 	s.checkChain(t, s.addr, "", stranger)
 	s.checkChain(t, s.addr, forged, stranger)
 	s.checkChain(t, s.addr, forged+", 127.0.0.1", stranger)
@@ -52,7 +52,7 @@ func TestDirect(t *testing.T) {
 
 // TestHAProxy has HAProxy pass connections on with the PROXY protocol, version 2.
 func TestHAProxy(t *testing.T) {
-	s := newScene(t, relay.Config{}, caddy.Config{Global: []string{`servers {
+	s := newSetup(t, relay.Config{}, caddy.Config{Global: []string{`servers {
 		listener_wrappers {
 			proxy_protocol {
 				allow 127.0.0.1/32
@@ -61,7 +61,7 @@ func TestHAProxy(t *testing.T) {
 		}
 	}`}}, trustFront)
 	front := caddy.FreeAddr(t)
-	config := party.WriteFile(t, "haproxy.cfg", fmt.Sprintf(`
+	config := program.WriteFile(t, "haproxy.cfg", fmt.Sprintf(`
 global
 	log stdout format raw local0
 defaults
@@ -75,7 +75,7 @@ listen front
 	bind %s
 	server proxy %s send-proxy-v2 check
 `, front, s.addr))
-	haproxy := party.Start(t, "haproxy", exec.Command("haproxy", "-db", "-V", "-f", config))
+	haproxy := program.Start(t, "haproxy", exec.Command("haproxy", "-db", "-V", "-f", config))
 	awaitListening(t, haproxy, front)
 
 	s.checkChain(t, front, "", stranger)
@@ -84,14 +84,14 @@ listen front
 
 // TestNginx has nginx end TLS and tell the client's address in X-Forwarded-For.
 func TestNginx(t *testing.T) {
-	s := newScene(t, relay.Config{}, caddy.Config{}, trustFront)
+	s := newSetup(t, relay.Config{}, caddy.Config{}, trustFront)
 	appending, replacing := caddy.FreeAddr(t), caddy.FreeAddr(t)
-	party.WriteFile(t, "common.conf", `
+	program.WriteFile(t, "common.conf", `
 proxy_set_header Host $host;
 proxy_set_header Upgrade $http_upgrade;
 proxy_set_header Connection $connection_upgrade;
 `)
-	config := party.WriteFile(t, "nginx.conf", fmt.Sprintf(`
+	config := program.WriteFile(t, "nginx.conf", fmt.Sprintf(`
 daemon off;
 master_process off;
 pid nginx.pid;
@@ -129,7 +129,7 @@ http {
 	}
 }
 `, s.leaf.CertFile, s.leaf.KeyFile, appending, replacing, s.addr))
-	nginx := party.Start(t, "nginx", exec.Command("nginx", "-p", party.Dir(t), "-c", config, "-e", "stderr"))
+	nginx := program.Start(t, "nginx", exec.Command("nginx", "-p", program.Dir(t), "-c", config, "-e", "stderr"))
 	awaitListening(t, nginx, appending)
 
 	s.checkChain(t, appending, "", stranger+", 127.0.0.1")

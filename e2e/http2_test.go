@@ -18,7 +18,7 @@ const allowHTTP2 = "GODEBUG=http2xconnect=1"
 // Caddy is told to allow it.
 func TestHTTP2(t *testing.T) {
 	t.Run("allowed", func(t *testing.T) {
-		s := newScene(t, relay.Config{}, caddy.Config{Env: []string{allowHTTP2}})
+		s := newSetup(t, relay.Config{}, caddy.Config{Env: []string{allowHTTP2}})
 		page, conn := s.connectSameOrigin(t, browser.NoQUIC)
 		checkVia(t, conn.Request, "2.0 Caddy")
 		checkHandshake(t, conn)
@@ -31,14 +31,14 @@ func TestHTTP2(t *testing.T) {
 		s.checkClosed(t, page, conn, 1000)
 	})
 	t.Run("not allowed", func(t *testing.T) {
-		s := newScene(t, relay.Config{}, caddy.Config{})
+		s := newSetup(t, relay.Config{}, caddy.Config{})
 		_, conn := s.connectSameOrigin(t, browser.NoQUIC)
 		checkVia(t, conn.Request, "1.1 Caddy")
 	})
 }
 
 // connectSameOrigin has the SDK connect from a page of the proxy's origin.
-func (s *scene) connectSameOrigin(t *testing.T, flags ...string) (*browser.Page, *devrelay.Conn) {
+func (s *setup) connectSameOrigin(t *testing.T, flags ...string) (*browser.Page, *devrelay.Conn) {
 	t.Helper()
 	s.addr = "rtc.site.test:" + port(s.addr)
 	page := browser.Start(t, flags...).Open(t, "https://"+s.addr)

@@ -22,7 +22,7 @@ import (
 // SDK falls back to over it too. The WebSocket goes by HTTP/1.1: Chromium has none
 // over HTTP/3.
 func TestHTTP3Requests(t *testing.T) {
-	s := newScene(t, relay.Config{}, caddy.Config{})
+	s := newSetup(t, relay.Config{}, caddy.Config{})
 	page, conn := s.connectSameOrigin(t, "--enable-quic",
 		"--origin-to-force-quic-on=rtc.site.test:"+port(s.addr),
 		"--ignore-certificate-errors-spki-list="+s.leaf.SPKI(t))
@@ -39,7 +39,7 @@ func TestHTTP3Requests(t *testing.T) {
 
 // TestHTTP3WebSocket opens a WebSocket over HTTP/3 (RFC 9220) with quic-go.
 func TestHTTP3WebSocket(t *testing.T) {
-	s := newScene(t, relay.Config{}, caddy.Config{})
+	s := newSetup(t, relay.Config{}, caddy.Config{})
 	stream := s.dialHTTP3(t)
 	if greeting := readText(t, stream); !strings.Contains(greeting, "connectionId") {
 		t.Errorf("greeting %q", greeting)
@@ -75,7 +75,7 @@ func TestHTTP3WebSocket(t *testing.T) {
 }
 
 // dialHTTP3 makes the handshake of RFC 9220.
-func (s *scene) dialHTTP3(t *testing.T) *http3.RequestStream {
+func (s *setup) dialHTTP3(t *testing.T) *http3.RequestStream {
 	t.Helper()
 	ctx := soon(t)
 	conn, err := quic.DialAddr(ctx, s.addr, &tls.Config{RootCAs: s.ca.Pool, NextProtos: []string{http3.NextProtoH3}}, nil)

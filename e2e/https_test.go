@@ -29,7 +29,7 @@ func TestHTTPS(t *testing.T) {
 }
 
 func testHTTPS(t *testing.T, sdk string, sameOrigin bool) {
-	s := newScene(t, relay.Config{Wrap: setCookies},
+	s := newSetup(t, relay.Config{Wrap: setCookies},
 		caddy.Config{Global: []string{"servers {\n\t\tlog_credentials\n\t}"}})
 	s.pages = servePages(t, sdk)
 	s.proxy.Load(t, s.site(s.relay.URL()))
@@ -75,7 +75,7 @@ func setCookies(next http.Handler) http.Handler {
 
 // checkCrossing checks what the relay saw of a request besides its body. The proxy's
 // access log proves that the browser had sent its cookie, where it should have.
-func (s *scene) checkCrossing(t *testing.T, r devrelay.Request, cookieSent bool) {
+func (s *setup) checkCrossing(t *testing.T, r devrelay.Request, cookieSent bool) {
 	t.Helper()
 	if cookies := r.Header["Cookie"]; len(cookies) > 0 {
 		t.Errorf("%s %s: the relay sees %q", r.Method, r.URI, cookies)

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/caddy"
-	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/party"
+	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/program"
 )
 
 // buildDir takes what tests build.
@@ -31,7 +31,7 @@ func run(m *testing.M) int {
 		return 1
 	}
 	code := m.Run()
-	if left := party.Leftovers(10 * time.Second); len(left) > 0 {
+	if left := program.Leftovers(10 * time.Second); len(left) > 0 {
 		fmt.Fprintln(os.Stderr, "processes left behind:")
 		for _, process := range left {
 			fmt.Fprintln(os.Stderr, "\t"+process)

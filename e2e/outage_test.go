@@ -22,7 +22,7 @@ func TestRelayDown(t *testing.T) { eachSDK(t, testRelayDown) }
 
 func testRelayDown(t *testing.T, sdk string) {
 	t.Parallel() // most of it is waiting for the SDK's next attempt
-	s := newScene(t, relay.Config{}, caddy.Config{})
+	s := newSetup(t, relay.Config{}, caddy.Config{})
 	down := caddy.FreeAddr(t)
 	s.proxy.Load(t, s.site("wss://"+down))
 

@@ -8,7 +8,7 @@ import (
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/browser"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/caddy"
-	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/party"
+	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/program"
 )
 
 const quickstart = "../examples/quickstart"
@@ -16,7 +16,7 @@ const quickstart = "../examples/quickstart"
 // TestQuickstart opens the example's page as its reader does, with a copy of the
 // SDK in place of the public one, and keeps pictures of it.
 func TestQuickstart(t *testing.T) {
-	site := filepath.Join(party.Dir(t), "site")
+	site := filepath.Join(program.Dir(t), "site")
 	if err := os.CopyFS(site, os.DirFS(quickstart+"/site")); err != nil {
 		t.Fatal(err)
 	}

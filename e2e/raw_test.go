@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/caddy"
-	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/party"
+	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/program"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/relay"
 )
 
@@ -55,7 +55,7 @@ func random(n int) []byte {
 
 // TestInvalidFrames sends each of them in each direction.
 func TestInvalidFrames(t *testing.T) {
-	s := newScene(t, relay.Config{}, caddy.Config{})
+	s := newSetup(t, relay.Config{}, caddy.Config{})
 	conns := make(chan net.Conn, 1)
 	s.proxy.Load(t, s.site(startRaw(t, s, conns)))
 	for name, data := range invalid {
@@ -96,9 +96,9 @@ func checkPassed(t *testing.T, from, to net.Conn, data []byte) {
 }
 
 // startRaw answers handshakes and hands the connections over.
-func startRaw(t *testing.T, s *scene, conns chan<- net.Conn) string {
+func startRaw(t *testing.T, s *setup, conns chan<- net.Conn) string {
 	t.Helper()
-	return startUpstream(t, s, party.NewLog(t, "raw"), func(w http.ResponseWriter, r *http.Request) {
+	return startUpstream(t, s, program.NewLog(t, "raw"), func(w http.ResponseWriter, r *http.Request) {
 		conn, _, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			return
@@ -111,7 +111,7 @@ func startRaw(t *testing.T, s *scene, conns chan<- net.Conn) string {
 }
 
 // dialRaw makes the handshake by hand.
-func (s *scene) dialRaw(t *testing.T) net.Conn {
+func (s *setup) dialRaw(t *testing.T) net.Conn {
 	t.Helper()
 	conn, err := tls.Dial("tcp", s.addr, &tls.Config{RootCAs: s.ca.Pool})
 	if err != nil {

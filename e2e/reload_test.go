@@ -16,7 +16,7 @@ const oldRetry = 30 * time.Second
 // TestReload changes the configuration under a session. The SDK notices nothing.
 func TestReload(t *testing.T) {
 	eachSDK(t, func(t *testing.T, sdk string) {
-		s := newScene(t, relay.Config{}, caddy.Config{})
+		s := newSetup(t, relay.Config{}, caddy.Config{})
 		page := s.connect(t, browser.Start(t, browser.NoQUIC), sdk)
 		conn := s.conn(t, 0)
 		states := browser.Eval[int](t, page, "states.length")
@@ -43,7 +43,7 @@ func TestReload(t *testing.T) {
 // back by itself and is taken to the new one.
 func TestUpstreamReplaced(t *testing.T) {
 	eachSDK(t, func(t *testing.T, sdk string) {
-		s := newScene(t, relay.Config{}, caddy.Config{}, "drain_window 1s")
+		s := newSetup(t, relay.Config{}, caddy.Config{}, "drain_window 1s")
 		page := s.connect(t, browser.Start(t, browser.NoQUIC), sdk)
 		conn := s.conn(t, 0)
 
@@ -64,7 +64,7 @@ func TestUpstreamReplaced(t *testing.T) {
 func TestRestart(t *testing.T) {
 	eachSDK(t, func(t *testing.T, sdk string) {
 		t.Parallel() // most of it is waiting for the SDK's next attempt
-		s := newScene(t, relay.Config{}, caddy.Config{}, "drain_window 1s")
+		s := newSetup(t, relay.Config{}, caddy.Config{}, "drain_window 1s")
 		page := s.connect(t, browser.Start(t, browser.NoQUIC), sdk)
 		conn := s.conn(t, 0)
 		before := browser.Eval[int](t, page, "connections()")

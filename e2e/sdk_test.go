@@ -29,7 +29,7 @@ func eachSDK(t *testing.T, test func(t *testing.T, sdk string)) {
 }
 
 // connect opens the page and has the SDK connect through the proxy.
-func (s *scene) connect(t *testing.T, b *browser.Browser, sdk string) *browser.Page {
+func (s *setup) connect(t *testing.T, b *browser.Browser, sdk string) *browser.Page {
 	t.Helper()
 	page := b.Open(t, servePages(t, sdk))
 	page.Run(t, fmt.Sprintf("await start(%q, 'e2e-room')", s.url("wss")))
@@ -40,7 +40,7 @@ func (s *scene) connect(t *testing.T, b *browser.Browser, sdk string) *browser.P
 // TestSDK follows one session of the SDK from its handshake to its end.
 func TestSDK(t *testing.T) {
 	eachSDK(t, func(t *testing.T, sdk string) {
-		s := newScene(t, relay.Config{}, caddy.Config{})
+		s := newSetup(t, relay.Config{}, caddy.Config{})
 		page := s.connect(t, browser.Start(t, browser.NoQUIC), sdk)
 		conn := s.conn(t, 0)
 		checkHandshake(t, conn)
@@ -73,7 +73,7 @@ func checkHandshake(t *testing.T, conn *devrelay.Conn) {
 
 // awaitText waits for a message of conn that holds each of words once it is
 // decompressed, and returns it.
-func (s *scene) awaitText(t *testing.T, conn *devrelay.Conn, words ...string) string {
+func (s *setup) awaitText(t *testing.T, conn *devrelay.Conn, words ...string) string {
 	t.Helper()
 	ctx := soon(t)
 	for n := int64(1); ; n++ {
@@ -89,7 +89,7 @@ func (s *scene) awaitText(t *testing.T, conn *devrelay.Conn, words ...string) st
 }
 
 // text returns the beginning of a message as the relay's page shows it.
-func (s *scene) text(t *testing.T, message devrelay.Message) string {
+func (s *setup) text(t *testing.T, message devrelay.Message) string {
 	t.Helper()
 	answer := httptest.NewRecorder()
 	s.relay.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/_relay/state", nil))
@@ -112,7 +112,7 @@ func (s *scene) text(t *testing.T, message devrelay.Message) string {
 }
 
 // checkClosed waits for the end that the SDK asked for, on both legs.
-func (s *scene) checkClosed(t *testing.T, page *browser.Page, conn *devrelay.Conn, want int) {
+func (s *setup) checkClosed(t *testing.T, page *browser.Page, conn *devrelay.Conn, want int) {
 	t.Helper()
 	select {
 	case <-conn.Done():

@@ -32,7 +32,7 @@ type gorillaClient struct {
 }
 
 // dialGorilla opens a connection, compressed if the server agrees.
-func dialGorilla(t *testing.T, s *scene, compress bool) wsClient {
+func dialGorilla(t *testing.T, s *setup, compress bool) wsClient {
 	t.Helper()
 	dialer := websocket.Dialer{
 		TLSClientConfig:   &tls.Config{RootCAs: s.ca.Pool},
@@ -116,7 +116,7 @@ type coderClient struct {
 	got int
 }
 
-func dialCoder(t *testing.T, s *scene, compress bool) wsClient {
+func dialCoder(t *testing.T, s *setup, compress bool) wsClient {
 	t.Helper()
 	c := &coderClient{ctx: soon(t)}
 	mode := coder.CompressionDisabled

@@ -13,28 +13,28 @@ import (
 
 	"github.com/gorilla/websocket"
 
-	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/party"
+	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/program"
 )
 
 // echoServer sends messages back. Told "close:CODE:REASON" it closes so; of each
 // end it logs "closed CODE REASON".
 type echoServer struct {
 	url string
-	log *party.Log
+	log *program.Log
 }
 
 // startWS runs one with the npm package ws.
-func startWS(t *testing.T, s *scene) echoServer {
+func startWS(t *testing.T, s *setup) echoServer {
 	t.Helper()
-	node := party.Start(t, "ws", exec.Command("node", "peers/ws-echo.mjs", s.leaf.CertFile, s.leaf.KeyFile))
+	node := program.Start(t, "ws", exec.Command("node", "peers/ws-echo.mjs", s.leaf.CertFile, s.leaf.KeyFile))
 	port := strings.TrimPrefix(node.Await(t, patience, "listening "), "listening ")
 	return echoServer{url: "wss://127.0.0.1:" + port, log: node.Log}
 }
 
 // startGorilla runs one with gorilla/websocket.
-func startGorilla(t *testing.T, s *scene) echoServer {
+func startGorilla(t *testing.T, s *setup) echoServer {
 	t.Helper()
-	logged := party.NewLog(t, "gorilla")
+	logged := program.NewLog(t, "gorilla")
 	upgrader := websocket.Upgrader{EnableCompression: true, CheckOrigin: func(*http.Request) bool { return true }}
 	url := startUpstream(t, s, logged, func(w http.ResponseWriter, r *http.Request) {
 		ws, err := upgrader.Upgrade(w, r, nil)
@@ -75,7 +75,7 @@ func echo(ws *websocket.Conn) error {
 }
 
 // startUpstream serves handler over TLS and returns it as an upstream.
-func startUpstream(t *testing.T, s *scene, logged *party.Log, handler http.HandlerFunc) string {
+func startUpstream(t *testing.T, s *setup, logged *program.Log, handler http.HandlerFunc) string {
 	t.Helper()
 	server := httptest.NewUnstartedServer(handler)
 	server.TLS = &tls.Config{Certificates: []tls.Certificate{s.leaf.TLS}}

@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/caddy"
-	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/party"
+	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/program"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/pki"
 )
 
@@ -40,7 +40,7 @@ type Server struct {
 func Start(tb testing.TB, dir string, ca *pki.CA, config Config) *Server {
 	tb.Helper()
 	dns := caddy.FreeAddr(tb)
-	names := party.Start(tb, "names", exec.Command(build(tb, dir, "pebble-challtestsrv"),
+	names := program.Start(tb, "names", exec.Command(build(tb, dir, "pebble-challtestsrv"),
 		"-dnsserver", dns, "-http01", "", "-https01", "", "-tlsalpn01", "", "-doh", "",
 		"-defaultIPv6", "", "-management", caddy.FreeAddr(tb)))
 	names.Await(tb, startGrace, "Starting management server")
@@ -49,7 +49,7 @@ func Start(tb testing.TB, dir string, ca *pki.CA, config Config) *Server {
 	cmd := exec.Command(build(tb, dir, "pebble"), "-dnsserver", dns,
 		"-config", configFile(tb, ca, config, listen, management))
 	cmd.Env = []string{"PEBBLE_VA_NOSLEEP=1"}
-	party.Start(tb, "pebble", cmd).Await(tb, startGrace, "ACME directory available")
+	program.Start(tb, "pebble", cmd).Await(tb, startGrace, "ACME directory available")
 	return &Server{
 		Directory:  "https://" + listen + "/dir",
 		CAFile:     ca.File,
@@ -76,7 +76,7 @@ func configFile(tb testing.TB, ca *pki.CA, config Config, listen, management str
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return party.WriteFile(tb, "pebble.json", string(content))
+	return program.WriteFile(tb, "pebble.json", string(content))
 }
 
 func number(tb testing.TB, port string) int {

@@ -11,7 +11,7 @@ import (
 
 	"github.com/chromedp/chromedp"
 
-	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/party"
+	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/program"
 )
 
 // startGrace is how long Chromium may take to start on a busy machine.
@@ -42,8 +42,8 @@ var devTools = regexp.MustCompile(`ws://[^ ]+`)
 func Start(tb testing.TB, more ...string) *Browser {
 	tb.Helper()
 	args := append(append([]string{}, flags...), more...)
-	args = append(args, "--user-data-dir="+filepath.Join(party.Dir(tb), "chromium.profile"), "about:blank")
-	process := party.Start(tb, "chromium", exec.Command("chromium", args...))
+	args = append(args, "--user-data-dir="+filepath.Join(program.Dir(tb), "chromium.profile"), "about:blank")
+	process := program.Start(tb, "chromium", exec.Command("chromium", args...))
 	url := devTools.FindString(process.Await(tb, startGrace, "DevTools listening on ws://"))
 
 	ctx, cancel := chromedp.NewRemoteAllocator(context.Background(), url, chromedp.NoModifyURL)

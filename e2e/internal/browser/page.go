@@ -16,12 +16,12 @@ import (
 	"github.com/chromedp/cdproto/storage"
 	"github.com/chromedp/chromedp"
 
-	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/party"
+	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/program"
 )
 
 // Page is a tab. What happens in it is in page.log.
 type Page struct {
-	Log *party.Log
+	Log *program.Log
 
 	ctx context.Context
 }
@@ -30,11 +30,11 @@ type Page struct {
 func (b *Browser) Open(tb testing.TB, url string) *Page {
 	tb.Helper()
 	ctx, cancel := chromedp.NewContext(b.ctx)
-	p := &Page{ctx: ctx, Log: party.NewLog(tb, "page")}
+	p := &Page{ctx: ctx, Log: program.NewLog(tb, "page")}
 	tb.Cleanup(cancel)
 	tb.Cleanup(func() {
 		if tb.Failed() {
-			p.Screenshot(tb, filepath.Join(party.Dir(tb), "page.png"), 1280, 900)
+			p.Screenshot(tb, filepath.Join(program.Dir(tb), "page.png"), 1280, 900)
 		}
 	})
 	chromedp.ListenTarget(ctx, p.note)

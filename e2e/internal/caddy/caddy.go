@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/party"
+	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/program"
 )
 
 // binary is the file under test.
@@ -25,7 +25,7 @@ const startGrace = 30 * time.Second
 // Config says what a Caddy is started with: no configuration at all where neither
 // Sites nor Whole is set.
 type Config struct {
-	Name   string   // of the party; default: proxy
+	Name   string   // of the program; default: proxy
 	Binary string   // default: the one under test
 	Global []string // lines of the Caddyfile's global options
 	Sites  string   // the rest of the Caddyfile
@@ -35,7 +35,7 @@ type Config struct {
 
 // Caddy is a running Caddy with an admin address and a data folder of its own.
 type Caddy struct {
-	*party.Process
+	*program.Process
 	Admin string // host:port
 
 	config Config
@@ -52,7 +52,7 @@ func Start(tb testing.TB, config Config) *Caddy {
 		config.Binary = binary
 	}
 	c := &Caddy{Admin: FreeAddr(tb), config: config}
-	c.home = filepath.Join(party.Dir(tb), config.Name+".home")
+	c.home = filepath.Join(program.Dir(tb), config.Name+".home")
 	c.run(tb)
 	return c
 }
@@ -69,7 +69,7 @@ func (c *Caddy) run(tb testing.TB) {
 	ready := "admin endpoint started"
 	if content := c.initial(); content != "" {
 		args = append(args, "--adapter", "caddyfile", "--config",
-			party.WriteFile(tb, c.config.Name+".Caddyfile", content))
+			program.WriteFile(tb, c.config.Name+".Caddyfile", content))
 		ready = "serving initial configuration"
 	}
 	cmd := exec.Command(c.config.Binary, args...)
@@ -77,7 +77,7 @@ func (c *Caddy) run(tb testing.TB) {
 		"HOME=" + c.home, "XDG_DATA_HOME=" + c.home, "XDG_CONFIG_HOME=" + c.home,
 		"CADDY_ADMIN=" + c.Admin,
 	}, c.config.Env...)
-	c.Process = party.Start(tb, c.config.Name, cmd)
+	c.Process = program.Start(tb, c.config.Name, cmd)
 	c.Await(tb, startGrace, ready)
 }
 

@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/party"
+	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/program"
 )
 
 // CA issues certificates that only this test trusts.
@@ -118,5 +118,5 @@ func newKey(tb testing.TB) *ecdsa.PrivateKey {
 }
 
 func writePEM(tb testing.TB, name, kind string, der []byte) string {
-	return party.WriteFile(tb, name, string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})))
+	return program.WriteFile(tb, name, string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})))
 }

@@ -12,7 +12,7 @@ import (
 	"testing"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/devrelay"
-	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/party"
+	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/program"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/pki"
 )
 
@@ -48,7 +48,7 @@ func listen(tb testing.TB, handler http.Handler, ca *pki.CA, config Config) *htt
 	if config.Wrap != nil {
 		handler = config.Wrap(handler)
 	}
-	logged := party.NewLog(tb, "relay")
+	logged := program.NewLog(tb, "relay")
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		logged.Printf("%s %s %s %s %v", r.RemoteAddr, r.Method, r.RequestURI, r.Proto, r.Header)
 		handler.ServeHTTP(w, r)

@@ -1,4 +1,4 @@
-package party
+package program
 
 import (
 	"bytes"
@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Log keeps the lines that a party says, in memory and in a file. Its methods may
+// Log keeps the lines that a program says, in memory and in a file. Its methods may
 // be called concurrently.
 type Log struct {
 	name string
@@ -24,7 +24,7 @@ type Log struct {
 	changed chan struct{} // closed at the next change
 }
 
-// NewLog returns the log of a party, kept in name.log.
+// NewLog returns the log of a program, kept in name.log.
 func NewLog(tb testing.TB, name string) *Log {
 	tb.Helper()
 	path := filepath.Join(Dir(tb), name+".log")

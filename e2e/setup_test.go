@@ -13,7 +13,7 @@ import (
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/devrelay"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/caddy"
-	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/party"
+	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/program"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/pki"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/relay"
 )
@@ -30,8 +30,8 @@ const (
 // mount is where the proxy is mounted.
 const mount = "/websocket"
 
-// scene is what most tests need: a relay, and a proxy in front of it.
-type scene struct {
+// setup is what most tests need: a relay, and a proxy in front of it.
+type setup struct {
 	ca    *pki.CA
 	leaf  *pki.Leaf // the proxy's
 	relay *relay.Server
@@ -42,12 +42,12 @@ type scene struct {
 	transport string // lines of the proxy's transport, besides the relay's CA
 }
 
-// newScene runs a relay and a proxy mounted at /websocket. Each option is a line
+// newSetup runs a relay and a proxy mounted at /websocket. Each option is a line
 // within watchrtc_proxy. The rest of the proxy's origin is the test page with the
 // newer SDK.
-func newScene(t *testing.T, relayConfig relay.Config, proxyConfig caddy.Config, options ...string) *scene {
+func newSetup(t *testing.T, relayConfig relay.Config, proxyConfig caddy.Config, options ...string) *setup {
 	t.Helper()
-	s := &scene{addr: caddy.FreeAddr(t)}
+	s := &setup{addr: caddy.FreeAddr(t)}
 	s.ca = pki.New(t, "e2e")
 	s.leaf = s.ca.Issue(t, "proxy.test", "*.site.test", "127.0.0.1", "localhost")
 	s.relay = relay.Start(t, s.ca, relayConfig)
@@ -58,7 +58,7 @@ func newScene(t *testing.T, relayConfig relay.Config, proxyConfig caddy.Config, 
 }
 
 // site is the Caddyfile's site with the proxy in front of upstream.
-func (s *scene) site(upstream string, options ...string) string {
+func (s *setup) site(upstream string, options ...string) string {
 	return fmt.Sprintf(`
 https://:%s {
 	bind 127.0.0.1
@@ -79,7 +79,7 @@ https://:%s {
 func port(addr string) string { return addr[strings.LastIndex(addr, ":")+1:] }
 
 // url returns where the proxy is mounted, with this scheme.
-func (s *scene) url(scheme string) string { return scheme + "://" + s.addr + mount }
+func (s *setup) url(scheme string) string { return scheme + "://" + s.addr + mount }
 
 //go:embed page
 var pageFiles embed.FS
@@ -117,7 +117,7 @@ func soon(t *testing.T) context.Context {
 
 // conn waits for the next WebSocket of the relay after the n-th that says
 // something. The older SDK opens some that it gives up itself.
-func (s *scene) conn(t *testing.T, after int64) *devrelay.Conn {
+func (s *setup) conn(t *testing.T, after int64) *devrelay.Conn {
 	t.Helper()
 	for n := after + 1; ; n++ {
 		conn, err := s.relay.WaitConn(soon(t), n)
@@ -141,7 +141,7 @@ func (s *scene) conn(t *testing.T, after int64) *devrelay.Conn {
 }
 
 // request waits for the latest request with this method and path.
-func (s *scene) request(t *testing.T, method, path string) devrelay.Request {
+func (s *setup) request(t *testing.T, method, path string) devrelay.Request {
 	t.Helper()
 	seen, err := s.relay.WaitRequest(soon(t), func(r devrelay.Request) bool {
 		got, _, _ := strings.Cut(r.URI, "?")
@@ -162,7 +162,7 @@ func expired(t *testing.T) context.Context {
 }
 
 // awaitListening waits until a process that does not say so listens on addr.
-func awaitListening(t *testing.T, process *party.Process, addr string) {
+func awaitListening(t *testing.T, process *program.Process, addr string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(process.Exited(), patience)
 	defer cancel()

@@ -1,6 +1,6 @@
-// Package party runs the programs that take part in a test, each with a log of
+// Package program runs the programs that take part in a test, each with a log of
 // its own, and ends them by their ids.
-package party
+package program
 
 import (
 	"os"
@@ -48,7 +48,7 @@ func Dir(tb testing.TB) string {
 	return dir
 }
 
-// WriteFile writes a file that a party reads, and returns its path.
+// WriteFile writes a file that a program reads, and returns its path.
 func WriteFile(tb testing.TB, name, content string) string {
 	tb.Helper()
 	path := filepath.Join(Dir(tb), name)
