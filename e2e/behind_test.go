@@ -8,8 +8,8 @@ import (
 	"testing"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/caddy"
-	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/program"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/pki"
+	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/program"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/relay"
 )
 

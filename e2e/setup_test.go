@@ -13,8 +13,8 @@ import (
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/devrelay"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/caddy"
-	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/program"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/pki"
+	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/program"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/relay"
 )
 

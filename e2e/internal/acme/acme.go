@@ -15,8 +15,8 @@ import (
 	"time"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/caddy"
-	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/program"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/pki"
+	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/program"
 )
 
 const startGrace = 30 * time.Second

@@ -12,8 +12,8 @@ import (
 	"testing"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/devrelay"
-	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/program"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/pki"
+	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/program"
 )
 
 // Config says how a relay listens.
