@@ -58,6 +58,9 @@ func overTLS(dial dialFunc, config *tls.Config, timeout time.Duration, protocols
 			conn.Close()
 			return nil, &dialError{StageTLS, err}
 		}
+		if keeper, ok := conn.(*responseKeeper); ok && tlsConn.ConnectionState().NegotiatedProtocol == "h2" {
+			keeper.endRead()
+		}
 		return tlsConn, nil
 	}
 }
@@ -101,7 +104,9 @@ func keepingResponses(dial dialFunc) dialFunc {
 
 // responseKeeper reports that the peer has closed the connection to its reader
 // first: a write that fails for this waits until the reader has reached the end. The
-// reader reaches it without waiting, or closes the connection.
+// reader reaches it without waiting, or closes the connection. Not so in HTTP/2, where
+// it writes too, and would wait for the writer: there readOver is closed from the
+// beginning.
 type responseKeeper struct {
 	net.Conn
 	once     sync.Once
