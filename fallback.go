@@ -2,9 +2,11 @@ package watchrtcproxy
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
+	"net/http/httptrace"
 	"net/textproto"
 	"sync"
 	"sync/atomic"
@@ -19,7 +21,11 @@ import (
 
 // post sends a request that opens no WebSocket to the relay.
 func (t *roundTrip) post() (*http.Response, error) {
-	out := t.outgoing(t.traced(t.limit.Context))
+	ctx := t.traced(t.limit.Context)
+	if t.body.stream != nil {
+		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: t.body.stream.gotConn})
+	}
+	out := t.outgoing(ctx)
 	t.body.attach(out, t.limit)
 	t.h.applyRequestOps(out)
 	response, err := t.relay.RoundTrip(out)
@@ -83,7 +89,7 @@ func (b *clientBody) receive(t *roundTrip) error {
 		b.small = small
 		return nil
 	}
-	b.stream = &streamedBody{r: r, left: t.h.MaxBodySize, allowed: t.h.rules.RequestTrailer}
+	b.stream = newStreamedBody(r, t.h.MaxBodySize, t.h.rules.RequestTrailer)
 	// The relay may respond before the body has come. Without this net/http waits
 	// for the body before it writes a response.
 	http.NewResponseController(t.w).EnableFullDuplex()
@@ -144,8 +150,27 @@ type streamedBody struct {
 	allowed func(field string) bool // reports whether a trailer may go to the relay
 
 	ended  atomic.Bool // all of it has been read
-	closed atomic.Bool
+	closed chan struct{}
+	close  func()          // closes closed
+	lost   <-chan struct{} // closed when the relay's connection has ended; nil where that is not known
+	pieces chan piece      // what is read while Read waits
+	buffer []byte          // of pieces
 }
+
+// piece is what a read of the client's body has returned.
+type piece struct {
+	n   int
+	err error
+}
+
+func newStreamedBody(r *http.Request, left int64, allowed func(string) bool) *streamedBody {
+	b := &streamedBody{r: r, left: left, allowed: allowed, closed: make(chan struct{}), pieces: make(chan piece, 1)}
+	b.close = sync.OnceFunc(func() { close(b.closed) })
+	return b
+}
+
+// gotConn is for httptrace.
+func (b *streamedBody) gotConn(info httptrace.GotConnInfo) { b.lost = relay.Ended(info.Conn) }
 
 func (b *streamedBody) attach(out *http.Request, limit *relay.Limit) {
 	b.limit = limit
@@ -165,14 +190,16 @@ func (b *streamedBody) attach(out *http.Request, limit *relay.Limit) {
 }
 
 func (b *streamedBody) Read(p []byte) (int, error) {
-	if b.closed.Load() {
+	select {
+	case <-b.closed:
 		return 0, http.ErrBodyReadAfterClose
+	default:
 	}
 	if int64(len(p)) > b.left+1 {
 		p = p[:b.left+1]
 	}
 	b.limit.Pause()
-	n, err := b.r.Body.Read(p)
+	n, err := b.readPiece(p)
 	b.limit.Resume()
 	if int64(n) > b.left {
 		return 0, clientError{errBodyTooLarge}
@@ -184,10 +211,34 @@ func (b *streamedBody) Read(p []byte) (int, error) {
 		if b.trailer != nil {
 			b.copyTrailer()
 		}
+	case err == errRelayLost, err == http.ErrBodyReadAfterClose:
 	case err != nil:
 		err = clientError{err}
 	}
 	return n, err
+}
+
+// readPiece reads what the client sends, as long as the relay is there to have it: a
+// transport does not return before the body's reader does, and the client may take any
+// time. What comes later goes nowhere.
+func (b *streamedBody) readPiece(p []byte) (int, error) {
+	if b.buffer == nil {
+		b.buffer = make([]byte, copyBufferSize)
+	}
+	p = p[:min(len(p), len(b.buffer))]
+	go func(into []byte) {
+		n, err := b.r.Body.Read(into)
+		b.pieces <- piece{n, err}
+	}(b.buffer[:len(p)])
+	select {
+	case read := <-b.pieces:
+		return copy(p, b.buffer[:read.n]), read.err
+	case <-b.lost:
+		b.close()
+		return 0, errRelayLost
+	case <-b.closed:
+		return 0, http.ErrBodyReadAfterClose
+	}
 }
 
 // copyTrailer hands over the trailers, also those that were not announced.
@@ -201,9 +252,12 @@ func (b *streamedBody) copyTrailer() {
 
 // Close does not touch the client's body: closing that one waits for the client.
 func (b *streamedBody) Close() error {
-	b.closed.Store(true)
+	b.close()
 	return nil
 }
+
+// errRelayLost ends a body that the relay is not there for any more.
+var errRelayLost = fmt.Errorf("the relay's connection has ended: %w", io.ErrUnexpectedEOF)
 
 // clientError is a failure to read the client's body.
 type clientError struct{ error }

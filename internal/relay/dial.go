@@ -58,6 +58,9 @@ func overTLS(dial dialFunc, config *tls.Config, timeout time.Duration, protocols
 			conn.Close()
 			return nil, &dialError{StageTLS, err}
 		}
+		if keeper, ok := conn.(*responseKeeper); ok && tlsConn.ConnectionState().NegotiatedProtocol == "h2" {
+			keeper.off = true
+		}
 		return tlsConn, nil
 	}
 }
@@ -101,11 +104,25 @@ func keepingResponses(dial dialFunc) dialFunc {
 
 // responseKeeper reports that the peer has closed the connection to its reader
 // first: a write that fails for this waits until the reader has reached the end. The
-// reader reaches it without waiting, or closes the connection.
+// reader reaches it without waiting, or closes the connection. Not so in HTTP/2, where
+// it writes too, and would wait for the writer: there this is off.
 type responseKeeper struct {
 	net.Conn
+	off      bool
 	once     sync.Once
 	readOver chan struct{}
+}
+
+// Ended returns a channel that is closed when nothing more can be read from conn. It is
+// nil where that is not known, as over HTTP/2.
+func Ended(conn net.Conn) <-chan struct{} {
+	if layer, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		conn = layer.NetConn()
+	}
+	if keeper, ok := conn.(*responseKeeper); ok && !keeper.off {
+		return keeper.readOver
+	}
+	return nil
 }
 
 func (c *responseKeeper) Read(p []byte) (int, error) {
@@ -118,7 +135,7 @@ func (c *responseKeeper) Read(p []byte) (int, error) {
 
 func (c *responseKeeper) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
-	if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+	if !c.off && (errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)) {
 		<-c.readOver
 	}
 	return n, err

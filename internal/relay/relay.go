@@ -72,7 +72,10 @@ func New(target Target, t *reverseproxy.HTTPTransport, timeout time.Duration) *R
 		r.pool = newPool(rt, &r.Target, dial, dialHTTP1)
 	}
 	r.handshakes = handshakeTransport(rt, dial, dialHTTP1)
-	rt.DialContext = keepingResponses(dial)
+	rt.DialContext = dial
+	if target.TLS || rt.Protocols == nil || !rt.Protocols.UnencryptedHTTP2() {
+		rt.DialContext = keepingResponses(dial)
+	}
 	rt.DialTLSContext = overTLS(rt.DialContext, rt.TLSClientConfig, rt.TLSHandshakeTimeout, rt.TLSClientConfig.NextProtos)
 	return r
 }
@@ -131,7 +134,7 @@ func (r *Relay) checked(req *http.Request, response *http.Response, err error) (
 	if err != nil {
 		return nil, r.failure(req.Context(), err)
 	}
-	if response.StatusCode < 100 {
+	if response.StatusCode < 100 || response.StatusCode > 999 { // HTTP/2 can carry any number
 		response.Body.Close()
 		return nil, r.Invalid(fmt.Sprintf("responded with status %03d", response.StatusCode), nil)
 	}

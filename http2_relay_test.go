@@ -1,0 +1,142 @@
+package watchrtcproxy
+
+import (
+	"bytes"
+	"crypto/tls"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+)
+
+// h2Relay is a relay that speaks HTTP/2 frame by frame.
+type h2Relay struct {
+	*rawConn
+	framer  *http2.Framer
+	encoder *hpack.Encoder
+	block   bytes.Buffer
+}
+
+func relayTLSWithHTTP2() *tls.Config {
+	config := relayTLS()
+	config.NextProtos = []string{"h2", "http/1.1"}
+	return config
+}
+
+// newH2Relay reads the preface and grants the client large windows.
+func newH2Relay(c *rawConn) (*h2Relay, error) {
+	preface := make([]byte, len(http2.ClientPreface))
+	if _, err := io.ReadFull(c.r, preface); err != nil {
+		return nil, err
+	}
+	r := &h2Relay{rawConn: c, framer: http2.NewFramer(c.Conn, c.r)}
+	r.encoder = hpack.NewEncoder(&r.block)
+	r.framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
+	return r, r.framer.WriteWindowUpdate(0, 1<<30)
+}
+
+// await reads frames until one of a kind.
+func (r *h2Relay) await(kind http2.FrameType) error {
+	for {
+		frame, err := r.framer.ReadFrame()
+		if err != nil || frame.Header().Type == kind {
+			return err
+		}
+	}
+}
+
+func (r *h2Relay) respond(stream uint32, end bool, fields ...string) error {
+	r.block.Reset()
+	for i := 0; i < len(fields); i += 2 {
+		r.encoder.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1]})
+	}
+	return r.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: r.block.Bytes(), EndHeaders: true, EndStream: end})
+}
+
+// exhaust writes PINGs, and reads nothing, until the peer reads nothing either.
+func (r *h2Relay) exhaust() {
+	var pings bytes.Buffer
+	framer := http2.NewFramer(&pings, nil)
+	for range 1000 {
+		framer.WritePing(false, [8]byte{})
+	}
+	for {
+		r.SetWriteDeadline(time.Now().Add(time.Second / 2))
+		if _, err := r.Conn.Write(pings.Bytes()); err != nil {
+			return
+		}
+	}
+}
+
+// TestHTTP2RelayResets has a relay over HTTP/2 that resets its connection when neither
+// end can write any more. Later uploads take another connection.
+func TestHTTP2RelayResets(t *testing.T) {
+	for _, relayTLS := range []*tls.Config{relayTLSWithHTTP2(), nil} {
+		first := make(chan bool, 1)
+		first <- true
+		addr := newRawRelay(t, relayTLS, func(c *rawConn) {
+			r, err := newH2Relay(c)
+			if err != nil {
+				return
+			}
+			select {
+			case <-first:
+				if err := r.await(http2.FrameData); err != nil {
+					t.Error(err)
+				}
+				r.exhaust()
+				reset(c.Conn)
+			default:
+				for stream := uint32(1); r.await(http2.FrameHeaders) == nil; stream += 2 {
+					r.respond(stream, true, ":status", "200")
+				}
+			}
+		})
+		s := mountOn("wss://"+addr, "handshake_timeout 5s")
+		if relayTLS == nil {
+			s = mountOn("ws://"+addr, "handshake_timeout 5s\ntransport http {\nversions h2c 2\n}")
+		}
+		p := start(t, s)
+		for n := range 3 {
+			c := p.dial(t, "")
+			c.request("POST", "/websocket/trace", "Content-Length: 12000000")
+			go io.Copy(c.conn, strings.NewReader(strings.Repeat("x", 12_000_000)))
+			response := c.answer("POST")
+			if n > 0 && response.StatusCode != http.StatusOK {
+				t.Errorf("TLS %t, upload %d: status %d", relayTLS != nil, n, response.StatusCode)
+			}
+			c.close()
+		}
+		stop(t)
+	}
+}
+
+// TestOddStatusesOverHTTP2 has statuses that HTTP/2 can carry and nothing can be done
+// with.
+func TestOddStatusesOverHTTP2(t *testing.T) {
+	for _, status := range []string{"1000", "65536", "099", "000", "-1"} {
+		addr := newRawRelay(t, relayTLSWithHTTP2(), func(c *rawConn) {
+			r, err := newH2Relay(c)
+			if err == nil && r.await(http2.FrameHeaders) == nil {
+				r.respond(1, true, ":status", status)
+				c.drain()
+			}
+		})
+		p := start(t, mountOn("wss://"+addr, ""))
+		c := p.dial(t, "")
+		c.request("POST", "/websocket/trace", "Origin: https://page.example", "Transfer-Encoding: chunked")
+		c.write("2\r\n{}\r\n0\r\n\r\n")
+		response, err := http.ReadResponse(c.r, nil)
+		if err != nil {
+			t.Errorf("%s: %v", status, err)
+		} else {
+			wantRefusal(t, status, response, http.StatusBadGateway)
+		}
+		c.close()
+		stop(t)
+	}
+}
