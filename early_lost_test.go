@@ -53,3 +53,28 @@ func http2Data(c *rawConn) {
 		r.await(http2.FrameData)
 	}
 }
+
+// TestEmptyPost: a POST without a body says so, whichever way it takes.
+func TestEmptyPost(t *testing.T) {
+	for way, options := range transportWays {
+		heads := make(chan string, 1)
+		address := newRawRelay(t, relayTLS(), func(c *rawConn) {
+			head, err := c.head()
+			if err != nil {
+				t.Error(err)
+			}
+			heads <- head
+			c.write("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+			c.Close()
+		})
+		p := start(t, mountOn("wss://"+address, options))
+		c := p.dial(t, "")
+		c.request("POST", "/websocket/trace", "Content-Length: 0")
+		c.wantStatus(c.answer("POST"), http.StatusNoContent)
+		head := <-heads
+		if !strings.Contains(head, "Content-Length: 0\r\n") || strings.Contains(head, "Transfer-Encoding") {
+			t.Errorf("%s: the relay got %q", way, head)
+		}
+		stop(t)
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"net/textproto"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"go.uber.org/zap"
 	"golang.org/x/net/http/httpguts"
@@ -89,7 +90,7 @@ func (b *clientBody) receive(t *roundTrip) error {
 		b.small = small
 		return nil
 	}
-	b.stream = newStreamedBody(r, t.h.MaxBodySize, t.h.rules.RequestTrailer)
+	b.stream = newStreamedBody(t)
 	// The relay may respond before the body has come. Without this net/http waits
 	// for the body before it writes a response.
 	http.NewResponseController(t.w).EnableFullDuplex()
@@ -105,9 +106,7 @@ func (b *clientBody) attach(out *http.Request, limit *relay.Limit) {
 	case b.stream != nil:
 		b.stream.attach(out, limit)
 	default:
-		// Not nil: http.Transport sends a GET again when a kept connection has
-		// failed, unless it has a body. A request is never sent twice here.
-		out.Body, out.ContentLength = emptyBody{}, 0
+		out.Body, out.ContentLength = noBody(out), 0
 	}
 }
 
@@ -130,8 +129,22 @@ func (b *clientBody) release() {
 		b.small = nil
 	}
 	if b.stream != nil {
-		b.stream.Close()
+		b.stream.release()
 	}
+}
+
+// noBody returns the body of a request without one. http.Transport sends a request
+// that may be repeated, by its method or an idempotency key, again when a kept
+// connection has failed, unless it has a body. A request is never sent twice here. All
+// others have http.NoBody: only then do they get a Content-Length.
+func noBody(out *http.Request) io.ReadCloser {
+	switch out.Method {
+	case http.MethodPost, http.MethodPut, http.MethodPatch:
+		if out.Header["Idempotency-Key"] == nil && out.Header["X-Idempotency-Key"] == nil {
+			return http.NoBody
+		}
+	}
+	return emptyBody{}
 }
 
 // emptyBody is a body of no bytes that cannot be rewound.
@@ -144,6 +157,7 @@ func (emptyBody) Close() error             { return nil }
 // does not count as the relay's.
 type streamedBody struct {
 	r       *http.Request
+	w       http.ResponseWriter
 	limit   *relay.Limit
 	left    int64                   // how many bytes are allowed
 	trailer http.Header             // of the outgoing request; nil where there can be none
@@ -154,6 +168,7 @@ type streamedBody struct {
 	close  func()          // closes closed
 	lost   <-chan struct{} // closed when the relay's connection has ended; nil where that is not known
 	pieces chan piece      // what is read while Read waits
+	reader atomic.Bool     // somebody reads a piece
 	buffer []byte          // of pieces
 }
 
@@ -163,8 +178,11 @@ type piece struct {
 	err error
 }
 
-func newStreamedBody(r *http.Request, left int64, allowed func(string) bool) *streamedBody {
-	b := &streamedBody{r: r, left: left, allowed: allowed, closed: make(chan struct{}), pieces: make(chan piece, 1)}
+func newStreamedBody(t *roundTrip) *streamedBody {
+	b := &streamedBody{
+		r: t.r, w: t.w, left: t.h.MaxBodySize, allowed: t.h.rules.RequestTrailer,
+		closed: make(chan struct{}), pieces: make(chan piece, 1),
+	}
 	b.close = sync.OnceFunc(func() { close(b.closed) })
 	return b
 }
@@ -226,8 +244,10 @@ func (b *streamedBody) readPiece(p []byte) (int, error) {
 		b.buffer = make([]byte, copyBufferSize)
 	}
 	p = p[:min(len(p), len(b.buffer))]
+	b.reader.Store(true)
 	go func(into []byte) {
 		n, err := b.r.Body.Read(into)
+		b.reader.Store(false)
 		b.pieces <- piece{n, err}
 	}(b.buffer[:len(p)])
 	select {
@@ -254,6 +274,19 @@ func (b *streamedBody) copyTrailer() {
 func (b *streamedBody) Close() error {
 	b.close()
 	return nil
+}
+
+// abandonedBody is how long net/http may go on discarding a body that nobody wants any
+// more: closing at once would reset the connection and could take the response along.
+const abandonedBody = time.Second
+
+// release ends the reader of a piece that has been given up, for which net/http would
+// wait.
+func (b *streamedBody) release() {
+	b.close()
+	if b.reader.Load() {
+		http.NewResponseController(b.w).SetReadDeadline(time.Now().Add(abandonedBody))
+	}
 }
 
 // errRelayLost ends a body that the relay is not there for any more.

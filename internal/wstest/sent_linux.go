@@ -1,6 +1,7 @@
 package wstest
 
 import (
+	"errors"
 	"net"
 	"runtime"
 
@@ -8,7 +9,8 @@ import (
 )
 
 // AwaitSent waits until the other end's kernel has acknowledged what was written to
-// conn, a TCP connection: closing may discard what has not left yet.
+// conn, a TCP connection: closing may discard what has not left yet. A connection that
+// is closed has nothing to wait for.
 func AwaitSent(conn net.Conn) error {
 	raw, err := conn.(*net.TCPConn).SyscallConn()
 	for waiting := 1; err == nil && waiting > 0; runtime.Gosched() {
@@ -16,6 +18,9 @@ func AwaitSent(conn net.Conn) error {
 		if err == nil {
 			err = controlErr
 		}
+	}
+	if errors.Is(err, net.ErrClosed) {
+		return nil
 	}
 	return err
 }
