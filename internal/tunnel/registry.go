@@ -146,13 +146,7 @@ func (l *Lease) Open(info Info, client, relay Leg, idle time.Duration) *Tunnel {
 // EndAll ends all tunnels, as if each had had its time to close: what is left to be
 // delivered has lastMoment for it.
 func (r *Registry) EndAll() {
-	r.mu.Lock()
-	var ts []*Tunnel
-	for _, g := range r.groups {
-		ts = append(ts, g.all()...)
-	}
-	r.mu.Unlock()
-	for _, t := range ts {
+	for _, t := range r.Tunnels() {
 		t.cutOff()
 	}
 }
