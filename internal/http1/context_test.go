@@ -84,7 +84,7 @@ func TestCancelledInTheBody(t *testing.T) {
 					t.Errorf("error %v", err)
 				}
 				receive(t, ended)
-				if len(p.idle) != 0 {
+				if kept(p) != 0 {
 					t.Error("kept")
 				}
 			})
@@ -111,7 +111,7 @@ func TestCancelledBetweenHeadAndClose(t *testing.T) {
 			t.Errorf("error %v", err)
 		}
 		response.Body.Close()
-		if len(p.idle) != 0 {
+		if kept(p) != 0 {
 			t.Error("kept")
 		}
 	})

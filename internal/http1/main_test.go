@@ -260,3 +260,16 @@ func receive[T any](t testing.TB, from <-chan T) T {
 		panic("unreachable")
 	}
 }
+
+// kept is how many unused connections the pool has. Its timer may be running.
+func kept(p *Pool) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.idle)
+}
+
+func expiring(p *Pool) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.expiry != nil
+}

@@ -200,7 +200,7 @@ func TestUnreadResponse(t *testing.T) {
 				response.Body.Close()
 				receive(t, ended)
 				response.Body.Close()
-				if len(p.idle) != 0 {
+				if kept(p) != 0 {
 					t.Error("kept")
 				}
 			})

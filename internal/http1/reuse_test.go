@@ -169,7 +169,7 @@ func TestIdleTimeoutOfEach(t *testing.T) {
 			}
 		}
 		mu.Unlock()
-		if p.expiry != nil || len(p.idle) != 0 {
+		if expiring(p) || kept(p) != 0 {
 			t.Error("a timer runs on though nothing is idle")
 		}
 
@@ -327,8 +327,8 @@ func TestConcurrently(t *testing.T) {
 		if got := s.requests.Load(); got != senders*each {
 			t.Errorf("%d requests, want %d", got, senders*each)
 		}
-		if len(p.idle) > p.MaxIdle {
-			t.Errorf("%d idle connections", len(p.idle))
+		if n := kept(p); n > p.MaxIdle {
+			t.Errorf("%d idle connections", n)
 		}
 	})
 }
