@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 	"weak"
 
@@ -50,10 +51,9 @@ type stopLimit struct {
 	begin  func()
 	finish context.CancelCauseFunc // ends done
 
-	// conns are the clients' connections over HTTP/1.1 and HTTP/2 that have carried
-	// requests of this module: at most those that are open. Tunnels over HTTP/1.1 are
-	// not among them.
-	conns sync.Map // of net.Conn
+	// conns are the open connections over HTTP/1.1 and HTTP/2 of the servers that have
+	// this module: *clientConn by net.Conn. Tunnels over HTTP/1.1 are not among them.
+	conns sync.Map
 
 	// http3Servers are what HTTP/3 requests came from. A handler cannot reach its QUIC
 	// connection. At most one is added for each server of a configuration, and it goes
@@ -91,12 +91,28 @@ func (s *stopLimit) track(r *http.Request) {
 		if _, known := s.http3Servers.LoadOrStore(key, struct{}{}); !known {
 			runtime.AddCleanup(server, func(key weak.Pointer[http3.Server]) { s.http3Servers.Delete(key) }, key)
 		}
-	} else if conn, ok := r.Context().Value(connKey{}).(net.Conn); ok {
-		s.conns.LoadOrStore(conn, struct{}{})
+	} else if conn, ok := r.Context().Value(connKey{}).(*clientConn); ok {
+		conn.tracked.Store(true)
 	}
 	if s.done.Err() != nil {
 		s.closeClients()
 	}
+}
+
+// clientConn is a client's connection.
+type clientConn struct {
+	tracked atomic.Bool // has carried requests of this module
+}
+
+// connKey is the key of a *clientConn in the context of its requests.
+type connKey struct{}
+
+// connContext registers a connection as soon as there is one, for a request over
+// HTTP/2 may come to its handler when its connection is closed already.
+func (s *stopLimit) connContext(ctx context.Context, conn net.Conn) context.Context {
+	client := new(clientConn)
+	s.conns.Store(conn, client)
+	return context.WithValue(ctx, connKey{}, client)
 }
 
 // connState forgets connections that are closed, or are tunnels now.
@@ -114,8 +130,10 @@ func (s *stopLimit) interrupt() {
 }
 
 func (s *stopLimit) closeClients() {
-	s.conns.Range(func(conn, _ any) bool {
-		innermostConn(conn.(net.Conn)).Close()
+	s.conns.Range(func(conn, client any) bool {
+		if client.(*clientConn).tracked.Load() {
+			innermostConn(conn.(net.Conn)).Close()
+		}
 		return true
 	})
 	s.http3Servers.Range(func(key, _ any) bool {
@@ -141,13 +159,6 @@ func (s *stopLimit) wait() {
 		case <-time.After(loggingMargin):
 		}
 	}
-}
-
-// connKey is the key of a connection in the context of its requests.
-type connKey struct{}
-
-func rememberConn(ctx context.Context, conn net.Conn) context.Context {
-	return context.WithValue(ctx, connKey{}, conn)
 }
 
 // innermostConn returns what is closed without a word to a peer that does not listen.
@@ -184,7 +195,7 @@ func serverOf(ctx caddy.Context, window time.Duration) *server {
 		if !known {
 			runtime.AddCleanup(of, func(key weak.Pointer[caddyhttp.Server]) { servers.Delete(key) }, key)
 			of.RegisterOnShutdown(func() { s.onShutdown(ctx) })
-			of.RegisterConnContext(rememberConn)
+			of.RegisterConnContext(stopping.connContext)
 			of.RegisterConnState(stopping.connState)
 		}
 	}

@@ -2,6 +2,7 @@ package watchrtcproxy
 
 import (
 	"bytes"
+	"context"
 	"net"
 	"net/http"
 	"reflect"
@@ -211,4 +212,66 @@ func TestConnectionsForgotten(t *testing.T) {
 	h2.CloseIdleConnections()
 	await(0)
 	echo(t, ws, []byte("hello"))
+}
+
+func init() { caddy.RegisterModule(waitForClose{}) }
+
+// waitForClose passes a request on when its client's connection is closed.
+type waitForClose struct{}
+
+// waiting is what waitForClose tells and waits for, made anew by each test.
+var waiting struct{ reached, closed, returned chan struct{} }
+
+func (waitForClose) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.watchrtc_test_wait_for_close", New: func() caddy.Module { return new(waitForClose) }}
+}
+
+func (waitForClose) Provision(ctx caddy.Context) error {
+	closed := waiting.closed
+	ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server).RegisterConnState(func(_ net.Conn, state http.ConnState) {
+		if state == http.StateClosed {
+			close(closed)
+		}
+	})
+	return nil
+}
+
+func (waitForClose) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	defer close(waiting.returned)
+	close(waiting.reached)
+	<-waiting.closed
+	return next.ServeHTTP(w, r)
+}
+
+// TestConnectionClosedBeforeItsRequest: over HTTP/2 a request may come to the handler
+// when its connection is gone, which must not be remembered then.
+func TestConnectionClosedBeforeItsRequest(t *testing.T) {
+	waiting.reached, waiting.closed, waiting.returned = make(chan struct{}), make(chan struct{}), make(chan struct{})
+	relay := newRelay(t, nil)
+	// The first handler has registered with the server before the one that waits.
+	p := startJSON(t, `{"handler":"watchrtc_proxy","upstreams":["`+relay.URL+`"],"path_prefix":"/elsewhere"},
+		{"handler":"watchrtc_test_wait_for_close"},
+		{"handler":"watchrtc_proxy","upstreams":["`+relay.URL+`"]}`)
+	transport := &http.Transport{TLSClientConfig: clientTLS(), ForceAttemptHTTP2: true}
+	var conn net.Conn
+	transport.DialContext = func(ctx context.Context, network, addr string) (_ net.Conn, err error) {
+		conn, err = new(net.Dialer).DialContext(ctx, network, addr)
+		return conn, err
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		client := &http.Client{Timeout: patience, Transport: transport}
+		if response, err := client.Post(p.url("/trace"), "text/plain", strings.NewReader("x")); err == nil {
+			t.Error("status", response.Status)
+		}
+	}()
+	<-waiting.reached
+	conn.Close()
+	<-ended
+	<-waiting.returned
+	stopping.conns.Range(func(conn, _ any) bool {
+		t.Errorf("a closed connection is remembered: %v", conn.(net.Conn).RemoteAddr())
+		return true
+	})
 }
