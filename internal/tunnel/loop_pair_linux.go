@@ -23,9 +23,7 @@ type pair struct {
 
 	over bool // for the owner alone: both legs are closed
 
-	// lent is set by the loop, while its mu is held; whoever owns the pair may read
-	// it without.
-	lent   bool
+	lent   bool     // set by the loop; whoever owns the pair may read it
 	posted []func() // to be called by whom the pair is lent to; loop.mu protects it
 }
 
@@ -152,16 +150,18 @@ func (p *pair) stop() {
 	})
 }
 
-// post has the owner call f soon, unless the pair is over.
+// post has the owner call f soon, unless the pair is over. The loop passes f on if it
+// has lent the pair by the time it comes to f.
 func (p *pair) post(f func()) {
-	p.loop.mu.Lock()
-	if p.lent {
+	p.loop.post(func() {
+		if !p.lent {
+			f()
+			return
+		}
+		p.loop.mu.Lock()
 		p.posted = append(p.posted, f)
 		p.loop.mu.Unlock()
-		return
-	}
-	p.loop.mu.Unlock()
-	p.loop.post(f)
+	})
 }
 
 const (
@@ -183,9 +183,7 @@ func (p *pair) lend() bool {
 		borrowers.Add(-1)
 		return false
 	}
-	p.loop.mu.Lock()
 	p.lent = true
-	p.loop.mu.Unlock()
 	for _, s := range p.socks {
 		if err := s.setLent(true); err != nil {
 			s.endFrom(err)
@@ -230,11 +228,9 @@ func (p *pair) runPosted() {
 
 // takeBack is called by the loop when the pair is its own again.
 func (p *pair) takeBack() {
-	p.loop.mu.Lock()
-	p.lent = false
-	p.loop.mu.Unlock()
 	p.runPosted()
-	if p.over {
+	p.lent = false
+	if p.over { // which legSettled has left to us
 		p.loop.release()
 		return
 	}

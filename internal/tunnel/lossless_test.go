@@ -101,6 +101,7 @@ func awaitAcknowledged(t *testing.T, conn net.Conn) {
 
 // A Close frame and all before it arrive although a reset is right behind.
 func TestCloseFrameThenReset(t *testing.T) {
+	t.Parallel()
 	eachEngine(t, func(t *testing.T, secure bool, open func() *socketTunnel) {
 		for range 5 {
 			s := open()
@@ -217,6 +218,7 @@ func TestCutIsCounted(t *testing.T) {
 	if !unsentKnown {
 		t.Skip("the system does not tell what it has not delivered")
 	}
+	t.Parallel()
 	eachEngine(t, func(t *testing.T, secure bool, open func() *socketTunnel) {
 		s := open()
 		narrow(innermost(s.relay))
@@ -274,6 +276,7 @@ func TestDrainIsBounded(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes as long as a tunnel lingers")
 	}
+	t.Parallel()
 	eachEngine(t, func(t *testing.T, secure bool, open func() *socketTunnel) {
 		s := open()
 		go func() {
