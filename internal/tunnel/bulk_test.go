@@ -18,11 +18,13 @@ import (
 // life: the scheduler of this one has nothing but the engine to run.
 const peersVariable = "TUNNEL_TEST_PEERS"
 
-// engineKinds are pairs of legs that are alike but for the engine that carries them.
-var engineKinds = []struct {
+type engineKind struct {
 	name string
 	wrap func(net.Conn) net.Conn
-}{
+}
+
+// engineKinds are pairs of legs that are alike but for the engine that carries them.
+var engineKinds = []engineKind{
 	{EventLoops, func(c net.Conn) net.Conn { return c }},
 	{Goroutines, func(c net.Conn) net.Conn { return wrapped{c.(*net.TCPConn)} }},
 }

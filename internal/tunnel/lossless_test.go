@@ -4,40 +4,73 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"iter"
 	"net"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 )
 
+// engineTest is a test over one engine, with or without TLS.
+type engineTest func(t *testing.T, secure bool, open func() *socketTunnel)
+
 // eachEngine runs test over both engines, TCP and TLS.
-func eachEngine(t *testing.T, test func(t *testing.T, secure bool, open func() *socketTunnel)) {
-	for _, kind := range engineKinds {
-		for _, secure := range []bool{false, true} {
-			name := kind.name + map[bool]string{false: "/tcp", true: "/tls"}[secure]
-			connect := func(t *testing.T) (leg, peer net.Conn) {
-				leg, peer = tcpPair(t)
-				leg = kind.wrap(leg)
-				if secure {
-					return shakeHands(t, leg, peer)
+func eachEngine(t *testing.T, test engineTest) {
+	for name, run := range onEngines(test) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			run(t)
+		})
+	}
+}
+
+// eachEngineAtOnce is for a test that waits until linger is over: all run at the same
+// time, however few processors there are.
+func eachEngineAtOnce(t *testing.T, test engineTest) {
+	if testing.Short() {
+		t.Skip("takes as long as a tunnel lingers")
+	}
+	t.Parallel()
+	var running sync.WaitGroup
+	for name, run := range onEngines(test) {
+		running.Go(func() { t.Run(name, run) })
+	}
+	running.Wait()
+}
+
+func onEngines(test engineTest) iter.Seq2[string, func(*testing.T)] {
+	return func(yield func(string, func(*testing.T)) bool) {
+		for _, kind := range engineKinds {
+			for name, secure := range map[string]bool{kind.name + "/tcp": false, kind.name + "/tls": true} {
+				if !yield(name, func(t *testing.T) { test(t, secure, kind.opener(t, secure)) }) {
+					return
 				}
-				return leg, peer
 			}
-			t.Run(name, func(t *testing.T) {
-				t.Parallel()
-				test(t, secure, func() *socketTunnel {
-					r := newRig(t, 0)
-					clientLeg, client := connect(t)
-					relayLeg, relay := connect(t)
-					tunnel := r.lease.Open(Info{}, ConnLeg(clientLeg, nil, false), ConnLeg(relayLeg, nil, false), 0)
-					if _, isGoroutines := tunnel.engine.(*goroutines); isGoroutines != (kind.name == Goroutines || !loopsWork()) {
-						t.Fatalf("the engine is a %T", tunnel.engine)
-					}
-					return &socketTunnel{tunnel, client, relay, r}
-				})
-			})
 		}
+	}
+}
+
+// opener returns what opens tunnels.
+func (kind engineKind) opener(t *testing.T, secure bool) func() *socketTunnel {
+	connect := func() (leg, peer net.Conn) {
+		leg, peer = tcpPair(t)
+		leg = kind.wrap(leg)
+		if secure {
+			return shakeHands(t, leg, peer)
+		}
+		return leg, peer
+	}
+	return func() *socketTunnel {
+		r := newRig(t, 0)
+		clientLeg, client := connect()
+		relayLeg, relay := connect()
+		tunnel := r.lease.Open(Info{}, ConnLeg(clientLeg, nil, false), ConnLeg(relayLeg, nil, false), 0)
+		if _, isGoroutines := tunnel.engine.(*goroutines); isGoroutines != (kind.name == Goroutines || !loopsWork()) {
+			t.Fatalf("the engine is a %T", tunnel.engine)
+		}
+		return &socketTunnel{tunnel, client, relay, r}
 	}
 }
 
@@ -212,14 +245,10 @@ func TestLastWordsBehindFailedWrite(t *testing.T) {
 
 // What a destination does not take is logged as cut, and not as carried.
 func TestCutIsCounted(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes as long as a tunnel may take to settle")
-	}
 	if !unsentKnown {
 		t.Skip("the system does not tell what it has not delivered")
 	}
-	t.Parallel()
-	eachEngine(t, func(t *testing.T, secure bool, open func() *socketTunnel) {
+	eachEngineAtOnce(t, func(t *testing.T, secure bool, open func() *socketTunnel) {
 		s := open()
 		narrow(innermost(s.relay))
 		var sent int
@@ -273,11 +302,7 @@ func TestDrainedPeerThatSaysMore(t *testing.T) {
 
 // The stream of a tunnel that is drained ends in time, whatever was left.
 func TestDrainIsBounded(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes as long as a tunnel lingers")
-	}
-	t.Parallel()
-	eachEngine(t, func(t *testing.T, secure bool, open func() *socketTunnel) {
+	eachEngineAtOnce(t, func(t *testing.T, secure bool, open func() *socketTunnel) {
 		s := open()
 		go func() {
 			for p := make([]byte, 64<<10); ; {
