@@ -14,6 +14,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
+	"flag"
 	"fmt"
 	"io"
 	"math/big"
@@ -35,7 +36,19 @@ import (
 // buildDir holds the binary while the tests run.
 var buildDir string
 
+var full = flag.Bool("full", false, "open as many tunnels as docs/reloads.md speaks of, which takes longer")
+
+// sized is n tunnels in a full run, and fewer in one of everyday.
+func sized(n int) int {
+	if *full {
+		return n
+	}
+	return n / 4
+}
+
 func TestMain(m *testing.M) {
+	flag.Parse()
+	flag.Set("test.parallel", "4") // what runs in parallel waits most of the time
 	raiseOpenFiles()
 	var err error
 	if buildDir, err = os.MkdirTemp("", "watchrtc"); err != nil {

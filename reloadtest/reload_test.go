@@ -15,11 +15,11 @@ import (
 	"time"
 )
 
-// TestReloads carries traffic through 2,000 tunnels while the configuration is
+// TestReloads carries traffic through 2,000 tunnels (a quarter without -full) while the configuration is
 // changed 20 times, by each way there is. No tunnel may notice, and the process
 // may not grow.
 func TestReloads(t *testing.T) {
-	const tunnels = 2000
+	tunnels := sized(2000)
 	dir, relay := writeCertificates(t), startRelay(t)
 	cfg := config{dir: dir, addr: reserve(t), upstream: relay.addr, window: 20 * time.Second}
 	p := startProxy(t, dir, "a", cfg.addr, cfg.String())

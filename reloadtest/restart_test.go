@@ -25,7 +25,8 @@ func TestRestart(t *testing.T) {
 		"shared socket": true,  // both have the same, as systemd hands it out
 	} {
 		t.Run(name, func(t *testing.T) {
-			const window = 5 * time.Second
+			t.Parallel()
+			const window = 3 * time.Second
 			dir, relay := writeCertificates(t), startRelay(t)
 			cfg := config{dir: dir, addr: reserve(t), upstream: relay.addr, window: window, servers: "protocols h1 h2"}
 			var files []*os.File
@@ -37,7 +38,7 @@ func TestRestart(t *testing.T) {
 
 			visitors := startVisitors(t, cfg.addr)
 			var clients []*client
-			for range 300 {
+			for range sized(600) {
 				clients = append(clients, startClient(t, cfg.addr))
 			}
 			for _, c := range clients {
