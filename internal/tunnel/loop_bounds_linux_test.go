@@ -174,6 +174,29 @@ func TestLoopEndlessHandshakeMessage(t *testing.T) {
 	l.Wait()
 }
 
+// A TLS message in many records that come at once is as bounded as one that comes in
+// time.
+func TestLoopLongHandshakeMessageAtOnce(t *testing.T) {
+	l, client := openForger(t, newLoopRig(t))
+	const size = 0xfff0
+	flood := client.record(recordHandshake, []byte{4, 0, size >> 8, size & 0xff}) // a session ticket
+	for range size {
+		flood = append(flood, client.record(recordHandshake, []byte{0})...)
+	}
+	// It has come before the loop looks.
+	l.byOwner(func(s, _ *sock) {
+		client.raw.SetWriteDeadline(time.Now().Add(time.Second))
+		client.raw.Write(flood)
+	})
+	io.Copy(io.Discard, l.relay)
+	l.relay.Close()
+	client.raw.Close()
+	if s := <-l.summaries; s.Reason != errHandshakeTooLong.Error() || s.ClosedBy != ByClient {
+		t.Errorf("%+v", s)
+	}
+	l.Wait()
+}
+
 // A KeyUpdate leaves no buffer behind.
 func TestLoopKeyUpdateLeavesNothing(t *testing.T) {
 	l, client := openForger(t, newLoopRig(t))

@@ -54,7 +54,15 @@ type sock struct {
 // One read adds 16 such records at most. So all is below maxBacklog and a piece.
 const maxBacklog = 24 << 10
 
+// Read is what crypto/tls calls, as often as it takes until a message is whole.
 func (s *sock) Read(p []byte) (int, error) {
+	if s.tls != nil && handOf(s.tls).Len() > maxHandshake {
+		return 0, errHandshakeTooLong
+	}
+	return s.readSocket(p)
+}
+
+func (s *sock) readSocket(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -260,7 +268,7 @@ func (s *sock) discard() error {
 	buf := takeBuffer()
 	defer giveBuffer(buf)
 	for range maxDiscard {
-		if _, err := s.Read(buf[:]); err == errWouldBlock {
+		if _, err := s.readSocket(buf[:]); err == errWouldBlock {
 			return nil
 		} else if err != nil {
 			return err

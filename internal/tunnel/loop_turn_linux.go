@@ -157,7 +157,7 @@ func (s *sock) receive(h *hands) (n int, err error) {
 		}
 		return n, nil
 	case s.tls == nil:
-		return s.Read(h.buf[:])
+		return s.readSocket(h.buf[:])
 	}
 	return s.receiveTLS(h)
 }
@@ -171,9 +171,6 @@ func (s *sock) receiveTLS(h *hands) (int, error) {
 	}
 	n, err := s.tls.Read(h.buf[:])
 	trimHandshake(s.tls)
-	if handOf(s.tls).Len() > maxHandshake {
-		return n, errHandshakeTooLong
-	}
 	switch {
 	case !holdsInput(s.tls):
 		s.takeRecordBack(h)

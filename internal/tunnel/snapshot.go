@@ -16,9 +16,10 @@ type State struct {
 
 // State returns the tunnel's state. It holds no lock.
 func (t *Tunnel) State() State {
+	active := time.Duration(t.active.Load()) // before the time is taken: it goes on
 	return State{
 		Info: t.Info, ID: t.id, Opened: t.opened,
-		Idle:         time.Since(t.opened) - time.Duration(t.active.Load()),
+		Idle:         time.Since(t.opened) - active,
 		BytesToRelay: t.toRelay.bytes.Load(), BytesToClient: t.toClient.bytes.Load(),
 		FramesToRelay: t.toRelay.frames.Load(), FramesToClient: t.toClient.frames.Load(),
 	}

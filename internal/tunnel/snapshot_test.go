@@ -1,6 +1,8 @@
 package tunnel
 
 import (
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -34,4 +36,27 @@ func TestState(t *testing.T) {
 			t.Errorf("%d tunnels live", n)
 		}
 	})
+}
+
+// A byte that comes while the state is read does not make the tunnel idle since the
+// future.
+func TestStateIsNotIdleSinceTheFuture(t *testing.T) {
+	tunnel := newTunnel(Info{}, nil, nil, 0)
+	var done atomic.Bool
+	var touching sync.WaitGroup
+	for range 4 {
+		touching.Go(func() {
+			for !done.Load() {
+				tunnel.touch()
+			}
+		})
+	}
+	for range 30_000 {
+		if idle := tunnel.State().Idle; idle < 0 {
+			t.Errorf("idle for %v", idle)
+			break
+		}
+	}
+	done.Store(true)
+	touching.Wait()
 }
