@@ -97,6 +97,21 @@ func (r *Registry) Stop() (limit time.Duration) {
 	return r.stopped.Sub(now)
 }
 
+// Leased reports whether there is any lease, active or not.
+func (r *Registry) Leased() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, g := range r.groups {
+		g.mu.Lock()
+		n := len(g.leases)
+		g.mu.Unlock()
+		if n > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // runningLocked reports whether any lease is active: it is not if the configuration
 // has been stopped already. r.mu is held.
 func (r *Registry) runningLocked() bool {
