@@ -28,8 +28,8 @@ func init() {
 
 const (
 	// stopMargin is what Caddy needs to end when nothing holds it up any more: its
-	// servers look every half second.
-	stopMargin = 700 * time.Millisecond
+	// servers look every half second, and we every exitInterval.
+	stopMargin = 800*time.Millisecond + exitInterval
 
 	// loggingMargin is the part of stopMargin in which tunnels that were cut at the
 	// end are logged.
@@ -39,8 +39,8 @@ const (
 	lastFrames = 50 * time.Millisecond
 
 	// exitInterval is how often the process is asked whether it exits, where nobody
-	// else says so. It is part of stopMargin.
-	exitInterval = 100 * time.Millisecond
+	// else says so.
+	exitInterval = 50 * time.Millisecond
 )
 
 // stopLimit bounds how long the process takes to stop: the longest drain, and 5 s.
