@@ -285,6 +285,7 @@ func (h *Handler) Cleanup() error {
 	stopping.noteExit()
 	if h.lease != nil {
 		h.lease.Release()
+		stopping.released()
 	}
 	return nil
 }

@@ -28,8 +28,8 @@ func init() {
 
 const (
 	// stopMargin is what Caddy needs to end when nothing holds it up any more: its
-	// servers look every half second.
-	stopMargin = 700 * time.Millisecond
+	// servers look every half second, and we every exitInterval.
+	stopMargin = 800*time.Millisecond + exitInterval
 
 	// loggingMargin is the part of stopMargin in which tunnels that were cut at the
 	// end are logged.
@@ -37,6 +37,10 @@ const (
 
 	// lastFrames is how long the servers have to end the streams of the last tunnels.
 	lastFrames = 50 * time.Millisecond
+
+	// exitInterval is how often the process is asked whether it exits, where nobody
+	// else says so.
+	exitInterval = 50 * time.Millisecond
 )
 
 // stopLimit bounds how long the process takes to stop: the longest drain, and 5 s.
@@ -50,6 +54,7 @@ type stopLimit struct {
 
 	begin  func()
 	finish context.CancelCauseFunc // ends done
+	watch  *time.Timer             // runs lookForExit
 
 	// conns are the open connections over HTTP/1.1 and HTTP/2 of the servers that have
 	// this module: *clientConn by net.Conn. Tunnels over HTTP/1.1 are not among them.
@@ -71,6 +76,8 @@ func newStopLimit() *stopLimit {
 		begun(errDraining)
 		time.AfterFunc(limit-stopMargin, s.interrupt)
 	})
+	s.watch = time.AfterFunc(exitInterval, s.lookForExit)
+	s.watch.Stop() // until a configuration goes
 	return s
 }
 
@@ -80,6 +87,27 @@ func (s *stopLimit) noteExit() {
 	if caddy.Exiting() {
 		s.begin()
 	}
+}
+
+// released is called when a configuration has given up a lease.
+func (s *stopLimit) released() { s.watch.Reset(exitInterval) }
+
+// lookForExit notes the process's exit while no configuration has this module and old
+// servers still have clients: Caddy waits for those before it calls anything of ours.
+func (s *stopLimit) lookForExit() {
+	if s.begun.Err() != nil || tunnels.Leased() || !s.hasClients() {
+		return
+	}
+	s.noteExit()
+	s.watch.Reset(exitInterval)
+}
+
+// hasClients reports whether there may be clients' connections other than tunnels.
+func (s *stopLimit) hasClients() (has bool) {
+	found := func(_, _ any) bool { has = true; return false }
+	s.conns.Range(found)
+	s.http3Servers.Range(found)
+	return has
 }
 
 // track has the connection that r came over closed when the time is up. That it
@@ -92,7 +120,7 @@ func (s *stopLimit) track(r *http.Request) {
 			runtime.AddCleanup(server, func(key weak.Pointer[http3.Server]) { s.http3Servers.Delete(key) }, key)
 		}
 	} else if conn, ok := r.Context().Value(connKey{}).(*clientConn); ok {
-		conn.tracked.Store(true)
+		conn.carried.Store(ours)
 	}
 	if s.done.Err() != nil {
 		s.closeClients()
@@ -101,8 +129,16 @@ func (s *stopLimit) track(r *http.Request) {
 
 // clientConn is a client's connection.
 type clientConn struct {
-	tracked atomic.Bool // has carried requests of this module
+	carried atomic.Int32 // nothing, others or ours
 }
+
+// What a connection has carried. One that has carried nothing may hold Caddy up for
+// ten seconds, and nobody would miss it.
+const (
+	nothing int32 = iota
+	others        // requests, none of this module
+	ours          // requests of this module
+)
 
 // connKey is the key of a *clientConn in the context of its requests.
 type connKey struct{}
@@ -117,7 +153,12 @@ func (s *stopLimit) connContext(ctx context.Context, conn net.Conn) context.Cont
 
 // connState forgets connections that are closed, or are tunnels now.
 func (s *stopLimit) connState(conn net.Conn, state http.ConnState) {
-	if state == http.StateClosed || state == http.StateHijacked {
+	switch state {
+	case http.StateActive:
+		if client, ok := s.conns.Load(conn); ok {
+			client.(*clientConn).carried.CompareAndSwap(nothing, others)
+		}
+	case http.StateClosed, http.StateHijacked:
 		s.conns.Delete(conn)
 	}
 }
@@ -131,7 +172,7 @@ func (s *stopLimit) interrupt() {
 
 func (s *stopLimit) closeClients() {
 	s.conns.Range(func(conn, client any) bool {
-		if client.(*clientConn).tracked.Load() {
+		if client.(*clientConn).carried.Load() != others {
 			innermostConn(conn.(net.Conn)).Close()
 		}
 		return true
@@ -178,6 +219,7 @@ type server struct {
 	mu      sync.Mutex                  // protects what follows
 	streams map[*tunnel.Tunnel]struct{} // over HTTP/3
 	window  time.Duration               // the longest of its handlers
+	drained bool                        // those that come now are late
 }
 
 // servers finds them: *server by weak.Pointer[caddyhttp.Server]. Nothing in it leads
@@ -229,6 +271,7 @@ func (s *server) drainWithin(grace time.Duration) {
 		for t := range s.streams {
 			streams = append(streams, t)
 		}
+		s.drained = true
 		s.mu.Unlock()
 		tunnel.Drain(context.Background(), streams, window)
 	})
@@ -242,6 +285,9 @@ func (s *server) hold(t *tunnel.Tunnel) (release func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.streams[t] = struct{}{}
+	if s.drained {
+		tunnel.Drain(context.Background(), []*tunnel.Tunnel{t}, 0)
+	}
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()

@@ -22,11 +22,13 @@ import (
 //
 //	slow=1  answers with large messages of many frames, sent bit by bit
 //	flood=1 sends without end, whether or not anyone reads
+//	held=1  waits for the channel that it sends on held to be closed
 //
 // Requests that are no handshakes get a response of five bytes, after their bodies,
 // and with pour=1 one that does not end.
 type relay struct {
 	addr string
+	held chan chan struct{}
 
 	mu   sync.Mutex // protects legs
 	more sync.Cond
@@ -42,7 +44,7 @@ func startRelay(t testing.TB) *relay {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &relay{addr: ln.Addr().String(), legs: make(map[uint64]*peer)}
+	r := &relay{addr: ln.Addr().String(), held: make(chan chan struct{}), legs: make(map[uint64]*peer)}
 	r.more.L = &r.mu
 	var serving sync.WaitGroup
 	serving.Go(func() {
@@ -84,6 +86,11 @@ func (r *relay) serve(conn net.Conn) {
 		io.Copy(io.Discard, req.Body)
 		fmt.Fprint(conn, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nrelay")
 		return
+	}
+	if query.Has("held") {
+		resume := make(chan struct{})
+		r.held <- resume
+		<-resume
 	}
 	fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: %s\r\n\r\n", acceptFor(req.Header.Get("Sec-WebSocket-Key")))
 	leg := newPeer(conn, br, id, false)

@@ -219,6 +219,15 @@ func TestStopUnderWay(t *testing.T) {
 			}
 			c.stopReading(t)
 		},
+		"HTTP2 without a preface": func(t *testing.T, addr string) {
+			config := clientTLS()
+			config.NextProtos = []string{"h2"}
+			conn, err := tls.Dial("tcp", addr, config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { conn.Close() })
+		},
 		"vanished after HTTP3": func(t *testing.T, addr string) {
 			udp, conn := dialHTTP3(t, addr)
 			answer, err := conn.RoundTrip(postOf(t, strings.NewReader("{}")))
@@ -265,6 +274,28 @@ func TestStopUnderWay(t *testing.T) {
 			checkStopped(t, p, begun, window)
 		})
 	}
+}
+
+// TestStopWhenNotConfigured: requests of a configuration that had the proxy do not hold
+// up the stop of one that has not.
+func TestStopWhenNotConfigured(t *testing.T) {
+	t.Parallel()
+	dir, relay := writeCertificates(t), startRelay(t)
+	cfg := config{dir: dir, addr: reserve(t), upstream: relay.addr, servers: "protocols h1 h2 h3"}
+	p := startProxy(t, dir, "a", cfg.addr, cfg.String())
+	for _, target := range []string{"/websocket/trace", "/websocket/trace?pour=1"} {
+		postSlowly(t, cfg.addr, target, 1<<20)
+	}
+	_, h3 := dialHTTP3(t, cfg.addr)
+	pour := postOf(t, nil)
+	pour.URL.RawQuery = "pour=1"
+	if _, err := h3.RoundTrip(pour); err != nil {
+		t.Fatal(err)
+	}
+	p.load("{\nadmin {$ADMIN}\nauto_https off\n}\nhttp://127.0.0.1:0 {\nrespond other\n}")
+	begun := time.Now()
+	p.signal(syscall.SIGTERM)
+	checkStopped(t, p, begun, cfg.window)
 }
 
 func dialHTTP1(t testing.TB, addr string) *tls.Conn {
@@ -352,6 +383,27 @@ func TestGracePeriod(t *testing.T) {
 			sendAll(t, others) // nothing ends these
 		})
 	}
+}
+
+// TestGracePeriodLateHandshake: a tunnel over HTTP/3 that opens when those of its old
+// server are drained already gets its Close frames, too.
+func TestGracePeriodLateHandshake(t *testing.T) {
+	t.Parallel()
+	dir, relay := writeCertificates(t), startRelay(t)
+	cfg := config{dir: dir, addr: reserve(t), upstream: relay.addr, window: 10 * time.Second, servers: "protocols h1 h2 h3"}
+	cfg.global = "grace_period 3s"
+	p := startProxy(t, dir, "a", cfg.addr, cfg.String())
+	_, h3 := dialHTTP3(t, cfg.addr)
+	drained := openHTTP3(t, h3, "")
+	go func() {
+		resume := <-relay.held
+		defer close(resume)
+		cfg.version++
+		p.load(cfg.String())
+		drained.awaitEnd(patience)
+	}()
+	late := openHTTP3(t, h3, "&held=1")
+	checkSentAway(t, relay, []*peer{drained, late})
 }
 
 // get asks for something on a new stream.

@@ -27,9 +27,10 @@ func NewRegistry(onClose func(Summary)) *Registry {
 
 // Lease is a configuration's claim that an upstream is in use.
 type Lease struct {
-	group  *Group
-	window time.Duration
-	active func() bool
+	upstream string
+	group    *Group
+	window   time.Duration
+	active   func() bool
 }
 
 // Lease prepares a configuration's use of upstream. The lease counts while active
@@ -48,7 +49,7 @@ func (r *Registry) Lease(upstream string, window time.Duration, active func() bo
 		g = newGroup(r)
 		r.groups[upstream] = g
 	}
-	l := &Lease{group: g, window: window, active: active}
+	l := &Lease{upstream: upstream, group: g, window: window, active: active}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.leases[l] = struct{}{}
@@ -97,6 +98,21 @@ func (r *Registry) Stop() (limit time.Duration) {
 	return r.stopped.Sub(now)
 }
 
+// Leased reports whether there is any lease, active or not.
+func (r *Registry) Leased() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, g := range r.groups {
+		g.mu.Lock()
+		n := len(g.leases)
+		g.mu.Unlock()
+		if n > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // runningLocked reports whether any lease is active: it is not if the configuration
 // has been stopped already. r.mu is held.
 func (r *Registry) runningLocked() bool {
@@ -121,26 +137,52 @@ func later(a, b time.Time) time.Time {
 }
 
 // Draining reports whether the upstream takes no more tunnels.
-func (l *Lease) Draining() bool {
-	return l.group.registry.stopping.Load() || l.group.currentDrain() != nil
-}
+func (l *Lease) Draining() bool { return l.group.takesNone() }
 
 // Open starts a tunnel between client and relay. It takes ownership of both legs.
 // idle closes a tunnel through which nothing has gone for so long; zero never
 // does. A tunnel opened while its upstream is drained is closed at once, with a
 // Close frame.
 func (l *Lease) Open(info Info, client, relay Leg, idle time.Duration) *Tunnel {
-	g := l.group
+	g := l.enter()
 	t := newTunnel(info, client, relay, idle)
 	t.group, t.id = g, g.registry.ids.Add(1)
 	begin := t.prepare()
 	draining := g.add(t)
 	begin()
 	t.startIdleTimer()
-	if draining && l.Draining() {
+	if draining && g.takesNone() {
 		t.goAway(reasonDrained)
 	}
 	return t
+}
+
+// enter counts a tunnel that is about to be opened, and returns its group. That is not
+// l's if l has been released and its group forgotten, since a handshake takes a while.
+func (l *Lease) enter() *Group {
+	r, g := l.group.registry, l.group
+	g.count.Add(1)
+	if !g.draining.Load() {
+		return g // which is not forgotten before it is drained
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	current := r.groups[l.upstream]
+	if current == g {
+		return g
+	}
+	g.leave()
+	if current != nil {
+		current.count.Add(1)
+		return current
+	}
+	g = newGroup(r)
+	g.count.Add(1)
+	r.groups[l.upstream] = g
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.drainLocked(0)
+	return g
 }
 
 // EndAll ends all tunnels, as if each had had its time to close: what is left to be
@@ -225,10 +267,12 @@ func newGroup(r *Registry) *Group {
 
 func (g *Group) shard(t *Tunnel) *shard { return &g.shards[t.id%shards] }
 
-// add reports whether the group is draining: a drain that began before has not
+// takesNone reports whether the group takes no more tunnels.
+func (g *Group) takesNone() bool { return g.registry.stopping.Load() || g.currentDrain() != nil }
+
+// add adds t, which is counted, and reports whether the group is draining: a drain that began before has not
 // seen t, one that begins later will.
 func (g *Group) add(t *Tunnel) (draining bool) {
-	g.count.Add(1)
 	s := g.shard(t)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -242,15 +286,21 @@ func (g *Group) remove(t *Tunnel, sum Summary) {
 	delete(s.tunnels, t)
 	s.mu.Unlock()
 	g.registry.onClose(sum)
-	if g.count.Add(-1) == 0 {
-		select {
-		case g.emptied <- struct{}{}:
-		default:
-		}
-		if g.draining.Load() {
-			g.registry.forget(g) // unless its upstream is leased
-		}
+	if g.leave() && g.draining.Load() {
+		g.registry.forget(g) // unless its upstream is leased
 	}
+}
+
+// leave takes a tunnel off the count, and reports whether it was the last.
+func (g *Group) leave() (last bool) {
+	if g.count.Add(-1) > 0 {
+		return false
+	}
+	select {
+	case g.emptied <- struct{}{}:
+	default:
+	}
+	return true
 }
 
 // all returns the group's tunnels in no particular order.

@@ -522,3 +522,45 @@ func TestEndAll(t *testing.T) {
 		}
 	})
 }
+
+// A handshake may end when its upstream has been released and forgotten. Its tunnel
+// has the time of any other to answer the Close frames, and is waited for.
+func TestOpenOnForgottenUpstream(t *testing.T) {
+	inBubble(t, time.Second, func(r *rig) {
+		r.lease.Release()
+		r.registry.Wait()
+		if n := r.groups(); n != 0 {
+			t.Errorf("%d groups", n)
+		}
+		c := r.open()
+		synctest.Wait()
+		if n := len(r.registry.Tunnels()); n != 1 {
+			t.Errorf("%d tunnels are known", n)
+		}
+		limit := r.registry.Stop()
+		begun := time.Now()
+		go func() { time.Sleep(linger / 2); c.playBoth() }()
+		r.registry.Wait()
+		if len(r.summaries) != 1 {
+			t.Errorf("the drain of %v is over after %v, without the tunnel", limit, time.Since(begun))
+		}
+		r.summary()
+		if n := r.groups(); n != 0 {
+			t.Errorf("%d groups", n)
+		}
+	})
+}
+
+// When that upstream is back by then, it is the new lease's tunnel.
+func TestOpenOnUpstreamThatIsBack(t *testing.T) {
+	inBubble(t, time.Second, func(r *rig) {
+		r.lease.Release()
+		r.registry.Wait()
+		next := r.registry.Lease("wss://relay.test", time.Second, nil)
+		c := r.open()
+		c.playBoth()
+		r.noneEnded()
+		next.Release()
+		r.summary()
+	})
+}
