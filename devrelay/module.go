@@ -21,8 +21,9 @@ func init() {
 // Handler is a stand-in for the watchRTC relay, for trying out a proxy without one.
 // It answers the SDK's WebSockets and HTTPS requests, and shows what it received
 // at `/`: connections, forwarded client addresses, the latest messages. API keys and
-// tokens are not shown. It keeps everything in memory and forgets it at each reload
-// of the configuration. Not for production.
+// tokens are not shown. It keeps everything in memory. Handlers with the same options
+// are one relay, which a reload of the configuration leaves alone; changed options
+// make a new one. Not for production.
 type Handler struct {
 	// The largest WebSocket message and request body accepted, in bytes. A larger
 	// message closes its connection with code 1009, a larger body is answered 413.
@@ -33,8 +34,18 @@ type Handler struct {
 	// Default: 500.
 	MaxConnections int `json:"max_connections,omitempty"`
 
-	relay *Relay
+	relay sharedRelay
 }
+
+// relays holds the relays of all handlers by their options, so that connections
+// outlive reloads as they do in the proxy that they come through.
+var relays = caddy.NewUsagePool()
+
+// sharedRelay is closed once no handler uses it.
+type sharedRelay struct{ *Relay }
+
+// Destruct implements caddy.Destructor.
+func (s sharedRelay) Destruct() error { return s.Close() }
 
 // CaddyModule returns the Caddy module information.
 func (Handler) CaddyModule() caddy.ModuleInfo {
@@ -44,18 +55,29 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision sets up the relay.
+// Provision sets up the relay, or joins the one that has these options.
 func (h *Handler) Provision(caddy.Context) error {
-	h.relay = New(Config{MaxMessageSize: h.MaxMessageSize, MaxConnections: h.MaxConnections})
+	relay, _, err := relays.LoadOrNew(h.config(), func() (caddy.Destructor, error) {
+		return sharedRelay{New(h.config())}, nil
+	})
+	if err != nil {
+		return err
+	}
+	h.relay = relay.(sharedRelay)
 	return nil
 }
 
-// Cleanup closes the relay's connections.
+// Cleanup closes the relay's connections, unless another handler has joined it.
 func (h *Handler) Cleanup() error {
-	if h.relay == nil {
+	if h.relay.Relay == nil {
 		return nil
 	}
-	return h.relay.Close()
+	_, err := relays.Delete(h.config())
+	return err
+}
+
+func (h *Handler) config() Config {
+	return Config{MaxMessageSize: h.MaxMessageSize, MaxConnections: h.MaxConnections}.withDefaults()
 }
 
 // ServeHTTP answers every request; nothing comes after a relay.
