@@ -140,7 +140,7 @@ function say(kind, text) {
 }
 
 function render(state) {
-	say("good", `${plural(state.open, "connection")} open, ${state.opened} since the relay started`);
+	say(state.open > 0 ? "good" : "soft", `${plural(state.open, "connection")} open, ${state.opened} since the relay started`);
 	connections.replaceChildren(state.connections.length > 0 ? connectionTable(state.connections) : nothing("No WebSocket yet."));
 	update(messages, state.messages, message, "No message yet.");
 	update(requests, state.requests, request, "No request yet.");
