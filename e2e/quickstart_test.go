@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -36,11 +37,12 @@ func TestQuickstart(t *testing.T) {
 		t.Fatal(err)
 	}
 	edge, relayPort := port(caddy.FreeAddr(t)), port(caddy.FreeAddr(t))
-	proxy := caddy.Start(t, caddy.Config{Binary: binary, Whole: strings.NewReplacer(
+	config := strings.NewReplacer(
 		":8443", ":"+edge,
 		":9443", ":"+relayPort,
 		"examples/quickstart/site", site,
-	).Replace(string(content))})
+	).Replace(string(content))
+	proxy := caddy.Start(t, caddy.Config{Binary: binary, Whole: config})
 
 	page := browser.Start(t, browser.NoQUIC).Open(t, "https://localhost:"+edge+"/?sdk=/sdk.js")
 	for _, step := range []string{"sdk", "call", "proxy", "relay"} {
@@ -50,6 +52,15 @@ func TestQuickstart(t *testing.T) {
 	for _, shown := range []string{"hello from the quickstart", "getstats", "/trace"} {
 		page.Await(t, patience, `document.querySelector("[data-relay-view]").textContent.includes("`+shown+`")`)
 	}
+
+	// The connection outlives a reload, at the proxy and at the stand-in relay.
+	proxy.Do(t, http.MethodPost, "/load", "text/caddyfile", config+"# changed")
+	page.Run(t, `watchRTC.addEvent({ name: "after-the-reload", type: "global" })`)
+	page.Await(t, patience, `document.querySelector("[data-relay-view]").textContent.includes("after-the-reload")`)
+	if text := browser.Eval[string](t, page, `document.querySelector(".status").textContent`); text != "1 connection open, 1 since the relay started" {
+		t.Errorf("after a reload: %s", text)
+	}
+
 	if text := browser.Eval[string](t, page, "document.body.innerText"); strings.Contains(text, "quickstart-key") {
 		t.Error("the page shows the key")
 	}
