@@ -32,6 +32,7 @@ func TestExamples(t *testing.T) {
 			configs[folder]++
 			t.Run(file, func(t *testing.T) { provisionExample(t, readExample(t, file)) })
 		case filepath.Base(filepath.Dir(file)) == "site", name == "README.md", name == "log-filter.caddy":
+		case strings.HasPrefix(name, "Dockerfile"), name == ".dockerignore", name == "compose.yaml", name == "caddy.service":
 		default:
 			t.Errorf("%s: is it a configuration?", file)
 		}
@@ -40,7 +41,7 @@ func TestExamples(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, folder := range []string{"quickstart", "production", "staging", "behind-proxy", "json"} {
+	for _, folder := range []string{"quickstart", "production", "staging", "behind-proxy", "json", "docker", "systemd"} {
 		if configs[folder] == 0 {
 			t.Errorf("examples/%s has no configuration", folder)
 		}

@@ -145,6 +145,9 @@ func Build(dir string) error {
 	return err
 }
 
+// Binary is the file that Start runs.
+func Binary() string { return binary }
+
 // BuildDev builds Caddy with the plugin and the stand-in relay, and returns its
 // file.
 func BuildDev(dir string) (string, error) {
