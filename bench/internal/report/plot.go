@@ -7,27 +7,29 @@ import (
 	"strings"
 )
 
-// Lengths in the plot, in pixels.
+// Lengths in the plot, in pixels. One column, so that a phone, which shrinks it to
+// three quarters, leaves it readable.
 const (
-	columns     = 3
-	panelWidth  = 316
-	panelGap    = 20
-	margin      = 24
-	titleHeight = 64
-	panelHead   = 48
+	width       = 480
+	margin      = 20
+	panelWidth  = width - 2*margin
+	titleHeight = 60
+	panelHead   = 50
+	panelGap    = 22
 	barHeight   = 18
-	barStep     = 27
-	labelWidth  = 116 // left of the bars
-	valueWidth  = 56  // right of them
+	barStep     = 26
+	labelWidth  = 140 // left of the bars
+	valueWidth  = 62  // right of them
+	noteHeight  = 19
 )
 
 // style has a background of its own, so that the plot is readable wherever the
 // reader's theme and the page's disagree.
 const style = `<style>
-text { font: 12px -apple-system, "Segoe UI", "Noto Sans", "DejaVu Sans", Helvetica, Arial, sans-serif; fill: #1f2328; }
-.head { font-size: 17px; font-weight: 600; }
-.title { font-size: 13px; font-weight: 600; }
-.note { font-size: 11px; fill: #59636e; }
+text { font: 15px -apple-system, "Segoe UI", "Noto Sans", "DejaVu Sans", Helvetica, Arial, sans-serif; fill: #1f2328; }
+.head { font-size: 18px; font-weight: 600; }
+.title { font-size: 15px; font-weight: 600; }
+.note { font-size: 13.5px; fill: #59636e; }
 .bold { font-weight: 600; }
 .paper { fill: #fff; stroke: #d1d9e0; }
 .peer { fill: #afb8c1; }
@@ -56,9 +58,8 @@ func (r *Run) Plot(ours string) string {
 	}
 	panels := r.panels()
 	panelHeight := panelHead + barStep*len(r.Contestants) + panelGap
-	rows := (len(panels) + columns - 1) / columns
-	width := 2*margin + columns*panelWidth + (columns-1)*panelGap
-	height := titleHeight + rows*panelHeight + margin + 8
+	notes := []string{fmt.Sprintf("Median and spread of %d rounds.", r.rounds()), r.Machine + "."}
+	height := titleHeight + len(panels)*panelHeight + noteHeight*len(notes) + margin/2
 
 	var b strings.Builder
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d" role="img" aria-label="Cost of %s tunnels, by proxy">`+"\n",
@@ -67,11 +68,11 @@ func (r *Run) Plot(ours string) string {
 	fmt.Fprintf(&b, `<rect class="paper" x="0.5" y="0.5" width="%d" height="%d" rx="8"/>`+"\n", width-1, height-1)
 	writeText(&b, margin, 36, "head", fmt.Sprintf("%s TLS-to-TLS WebSocket tunnels", thousands(counts[0])))
 	for i, m := range panels {
-		x := margin + i%columns*(panelWidth+panelGap)
-		y := titleHeight + i/columns*panelHeight
-		r.drawPanel(&b, x, y, counts[0], m, ours)
+		r.drawPanel(&b, margin, titleHeight+i*panelHeight, counts[0], m, ours)
 	}
-	writeText(&b, margin, height-14, "note", fmt.Sprintf("Median and spread of %d rounds. %s.", r.rounds(), r.Machine))
+	for i, note := range notes {
+		writeText(&b, margin, height-margin-noteHeight*(len(notes)-1-i), "note", note)
+	}
 	b.WriteString("</svg>\n")
 	return b.String()
 }
@@ -118,8 +119,8 @@ func (r *Run) drawPanel(b *strings.Builder, x, y, tunnels int, m Metric, ours st
 	if m.Unit != "" {
 		better = m.Unit + ", " + better
 	}
-	writeText(b, x, y+14, "title", m.Title)
-	writeText(b, x, y+31, "note", better)
+	writeText(b, x, y+15, "title", m.Title)
+	writeText(b, x, y+35, "note", better)
 
 	longest := 0.0
 	for _, c := range r.Contestants {
@@ -146,12 +147,12 @@ func drawBar(b *strings.Builder, x, y int, name string, s Stat, scale float64, o
 		bar, text = "ours", "bold"
 	}
 	left, middle := float64(x+labelWidth), float64(y)+barHeight/2.0
-	writeText(b, x, y+13, text, label)
+	writeText(b, x, y+14, text, label)
 	fmt.Fprintf(b, `<rect class="%s" x="%.1f" y="%d" width="%.1f" height="%d" rx="2"/>`+"\n", bar, left, y, s.Median*scale, barHeight)
 	if s.Max > s.Min {
 		fmt.Fprintf(b, `<line class="spread" x1="%.1f" x2="%.1f" y1="%.1f" y2="%.1f"/>`+"\n", left+s.Min*scale, left+s.Max*scale, middle, middle)
 	}
-	writeText(b, int(left+s.Max*scale)+6, y+13, text, format(s.Median))
+	writeText(b, int(left+s.Max*scale)+6, y+14, text, format(s.Median))
 }
 
 func writeText(b *strings.Builder, x, y int, class, text string) {
