@@ -1,7 +1,7 @@
 // Package http1 sends small HTTP/1.1 requests over kept-alive connections, each in
 // the goroutine that asks for it. http.Transport passes a request and its response
 // between three goroutines; for the SDK's posts that is most of what forwarding
-// costs (docs/performance.md).
+// costs (docs/engine.md).
 //
 // It knows nothing of Caddy.
 package http1

@@ -19,7 +19,7 @@ import (
 //
 // All of it is looked up by name and type, and testTLS tries whether it still means
 // what it did. Should a later crypto/tls be different, nothing here is used, and
-// goroutines carry all tunnels (Engine tells). docs/performance.md has the
+// goroutines carry all tunnels (Engine tells). docs/engine.md has the
 // measurements.
 
 // tlsLayout is where tls.Conn keeps what is reached for here.

@@ -11,7 +11,7 @@ import (
 // An event loop waits for the sockets of many tunnels and carries what comes from
 // one leg to the other by itself. It replaces the two goroutines of a tunnel, whose
 // stacks are a third of what an idle tunnel costs, and the wakes of the Go
-// scheduler, which are a third of what a message costs (docs/performance.md has
+// scheduler, which are a third of what a message costs (docs/engine.md has
 // the measurements). Nothing in a loop blocks: a leg that does not take what is
 // written keeps it as a backlog, and the other leg is not read from until that is
 // gone.
