@@ -73,6 +73,11 @@ func parseMount(token string) (mount string, ok bool) {
 	return mount, validMount(mount)
 }
 
+// neverMatches reports whether a matcher token is a path that no request can have.
+func neverMatches(token string) bool {
+	return strings.HasPrefix(token, "/") && strings.ContainsAny(token, "?#")
+}
+
 // climbs reports whether dot segments in an escaped path lead above its beginning,
 // as whoever unescapes and resolves them reads it. No browser sends such a path.
 func climbs(escapedPath string) bool {
