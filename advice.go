@@ -40,7 +40,7 @@ func (h *Handler) checkPlace(ctx caddy.Context, server *caddyhttp.Server) error 
 	}
 	mount := cut + h.PathPrefix
 	if h.PathPrefix != "" && way.taken(h.PathPrefix) {
-		return fmt.Errorf("path_prefix %q: another watchrtc_proxy before it has the same mount, so that no request comes to this one; want each mount once",
+		return fmt.Errorf("path_prefix %q: another watchrtc_proxy beside it has the same mount, and no request would come to the later one; want each mount once",
 			h.PathPrefix)
 	}
 	log := ctx.Logger()
@@ -312,12 +312,16 @@ func (w way) cut() (prefix string, known bool) {
 	return prefix, true
 }
 
-// taken reports whether another handler in the same list has the mount.
+// taken reports whether another handler in the same list has the mount, so that nothing
+// comes to the later one of the two.
 func (w way) taken(mount string) bool {
-	return slices.ContainsFunc(w[len(w)-1].before, func(s step) bool {
-		_, surely := s.takes(mount + "/trace")
+	last, trace := w[len(w)-1], mount+"/trace"
+	same := func(s step) bool {
+		_, surely := s.takes(trace)
 		return s.name == directive && strings.EqualFold(s.PathPrefix, mount) && surely
-	})
+	}
+	_, surely := last.condition.takes(trace)
+	return slices.ContainsFunc(last.before, same) || surely && slices.ContainsFunc(last.after, same)
 }
 
 // covered reports whether a login comes after the handler that would have come before it.
