@@ -40,7 +40,7 @@ func TestExamples(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, folder := range []string{"quickstart", "production", "staging", "behind-proxy", "json"} {
+	for _, folder := range []string{"quickstart", "production", "staging", "spa", "behind-proxy", "json"} {
 		if configs[folder] == 0 {
 			t.Errorf("examples/%s has no configuration", folder)
 		}
