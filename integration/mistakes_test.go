@@ -164,6 +164,10 @@ var mistakes = []mistake{
 
 	// Nothing wrong with it.
 	{name: "The `proxyUrl` ends in a slash", body: "watchrtc_proxy /websocket {relay} {tls}", proxyURL: "/websocket/", clean: true, webSocket: 101, trace: 200},
+	{name: "The `proxyUrl` begins with `https://`", body: "watchrtc_proxy /websocket {relay} {tls}", clean: true, webSocket: 101, trace: 200,
+		check: func(t *testing.T, p *proxy) { // what a browser makes of https:// is the same request
+			wantStatus(t, p.open(t, http2x, target, "").Response, http.StatusOK)
+		}},
 	{name: "Upper and lower case differ", body: "watchrtc_proxy /WebSocket {relay} {tls}", clean: true, webSocket: 101, trace: 200},
 	{name: "Lines copied from another proxy's configuration", body: "watchrtc_proxy /websocket {relay} {\n{trust}\nheader_up Connection upgrade\nheader_up Upgrade websocket\nheader_up Host {http.reverse_proxy.upstream.hostport}\n}",
 		clean: true, webSocket: 101, trace: 200},
@@ -174,6 +178,10 @@ var mistakes = []mistake{
 			response, _ := ask(t, p.client(t, http1), request(t, "GET", p.url("/"), nil))
 			wantStatus(t, response, http.StatusUnauthorized)
 		}},
+	{name: "The site's login", body: "handle /websocket* {\n" + login + "\nwatchrtc_proxy /websocket {relay} {tls}\n}", webSocket: 101, trace: 200, clean: true,
+		check: func(t *testing.T, p *proxy) { p.logs.await(t, "a login of this site does not cover the mount") }},
+	{name: "The site's login", body: "forward_auth {app} {\nuri /login\n}\nwatchrtc_proxy /websocket {relay} {tls}", webSocket: 101, trace: 200, clean: true,
+		check: func(t *testing.T, p *proxy) { p.logs.await(t, "a login of this site does not cover the mount") }},
 
 	// What the proxy does not see.
 	{name: "`ws://` in the `proxyUrl`, to a port with TLS", body: "watchrtc_proxy /websocket {relay} {tls}", clean: true, webSocket: 101, trace: 200,
@@ -181,6 +189,19 @@ var mistakes = []mistake{
 			response, body := ask(t, http.DefaultClient, request(t, "GET", "http://"+p.addr+"/websocket", nil))
 			wantStatus(t, response, http.StatusBadRequest)
 			wantBody(t, body, "Client sent an HTTP request to an HTTPS server.\n")
+		}},
+	{name: "`wss://` in the `proxyUrl`, to a port without TLS", body: "watchrtc_proxy /websocket {relay} {tls}", clean: true, webSocket: 101, trace: 200,
+		check: func(t *testing.T, p *proxy) {
+			p = startPlain(t)
+			_, err := tls.Dial("tcp", p.addr, &tls.Config{ServerName: "localhost"})
+			if noTLS := new(tls.RecordHeaderError); !errors.As(err, noTLS) {
+				t.Errorf("%v, want what says that this is no TLS", err)
+			}
+		}},
+	{name: "A `try_files` beside the API's `reverse_proxy`", body: "root {site}\ntry_files {path} /index.html\nreverse_proxy /api/* {app}\nfile_server\nwatchrtc_proxy /websocket {relay} {tls}",
+		clean: true, webSocket: 101, trace: 200, check: func(t *testing.T, p *proxy) {
+			_, body := ask(t, p.client(t, http1), request(t, "GET", p.url("/api/rooms"), nil))
+			wantBody(t, body, "the application")
 		}},
 	{name: "The browser does not trust the certificate", body: "watchrtc_proxy /websocket {relay} {tls}", clean: true, webSocket: 101, trace: 200,
 		check: func(t *testing.T, p *proxy) {
@@ -257,6 +278,12 @@ func startFilled(t *testing.T, body string) *proxy {
 	return p
 }
 
+// startPlain runs a site without TLS.
+func startPlain(t *testing.T) *proxy {
+	t.Helper()
+	return start(t, site{body: filled(t, "watchrtc_proxy /websocket {relay} {tls}", 0), plain: true})
+}
+
 // filled puts peers in the place of their names.
 func filled(t *testing.T, body string, port int) string {
 	t.Helper()
@@ -321,7 +348,6 @@ func TestBesideOtherDirectives(t *testing.T) {
 		"file_server":               {"root {site}", "file_server"},
 		"try_files":                 {"root {site}", "try_files {path} /index.html", "file_server"},
 		"reverse_proxy":             {"reverse_proxy " + app},
-		"application and API":       {"root {site}", "try_files {path} /index.html", "reverse_proxy /api/* " + app, "file_server"},
 		"handle":                    {"handle /api/* {\nreverse_proxy " + app + "\n}", "handle {\nroot {site}\ntry_files {path} /index.html\nfile_server\n}"},
 		"handle_path":               {"handle_path /api/* {\nreverse_proxy " + app + "\n}", "handle {\nrespond app\n}"},
 		"route":                     {"route {\nrewrite * /index.html\nrespond app\n}"},
