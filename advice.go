@@ -241,6 +241,11 @@ func (c condition) takes(path string) (maybe, surely bool) {
 	return maybe, surely
 }
 
+// all reports whether each request to some host fulfils a condition.
+func (c condition) all() bool {
+	return len(c) == 0 || slices.ContainsFunc(c, func(a alternative) bool { return a.paths == nil && !a.more })
+}
+
 // matches applies Caddy's own path matcher.
 func matches(paths caddyhttp.MatchPath, path string) bool {
 	ctx := context.WithValue(context.Background(), caddy.ReplacerCtxKey, caddy.NewReplacer())
@@ -447,7 +452,7 @@ func (c condition) uncut() string {
 // takesAll says what is never reached since a handler without a mount takes everything.
 func (w way) takesAll() []advice {
 	for _, s := range slices.Backward(w) {
-		if _, all := s.condition.takes("/"); !all && len(s.condition) > 0 {
+		if !s.condition.all() {
 			return nil
 		}
 		for _, step := range s.after {

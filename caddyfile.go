@@ -33,8 +33,13 @@ func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 	handler := new(Handler)
 	mount, isMount := "", false
 	if h.NextArg() {
-		if mount, isMount = parseMount(h.Val()); !isMount && neverMatches(h.Val()) {
-			return nil, h.Errf("mount %q: no path holds a ? or #; want a path alone, such as /websocket", h.Val())
+		mount, isMount = parseMount(h.Val())
+		switch token := h.Val(); {
+		case isMount:
+		case neverMatches(token):
+			return nil, h.Errf("mount %q: no path holds a ? or #; want a path alone, such as /websocket", token)
+		case lacksSlash(token):
+			return nil, h.Errf("upstream %q: it is neither a preset nor a URL; as a mount it would be written %q; %s", token, "/"+token, upstreamForms)
 		}
 	}
 	h.Reset()

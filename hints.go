@@ -127,8 +127,14 @@ func (h *Handler) noteStray(r *http.Request) {
 		return
 	}
 	server := h.errorRoutes.server
-	if server == nil || mounted(server.Routes, escapedPath(r.URL)) {
+	path := escapedPath(r.URL)
+	if server == nil || mounted(server.Routes, path) {
 		return
+	}
+	for _, route := range server.NamedRoutes {
+		if mounted(caddyhttp.RouteList{*route}, path) {
+			return
+		}
 	}
 	h.hint(hintStray, 0)
 }

@@ -99,9 +99,6 @@ func meantUpstream(s string) string {
 	if meant := didYouMean(s, slices.Sorted(maps.Keys(presets))); meant != "" {
 		return meant
 	}
-	if !strings.ContainsAny(s, "/.:") {
-		return fmt.Sprintf("as a mount it would be written %q; ", "/"+s)
-	}
 	scheme, rest, ok := strings.Cut(s, "://")
 	if ok {
 		scheme = nearest(scheme, []string{"wss", "https", "ws", "http"})

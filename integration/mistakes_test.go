@@ -377,6 +377,54 @@ func TestBesideOtherDirectives(t *testing.T) {
 	}
 }
 
+// TestNotMistakes: what looks like a mistake and is none works, without a warning.
+func TestNotMistakes(t *testing.T) {
+	for name, body := range map[string]string{
+		"handle around a mount":         "handle /websocket* {\nwatchrtc_proxy /websocket {relay} {tls}\n}",
+		"handle_path without a mount":   "handle_path /websocket* {\nwatchrtc_proxy {relay} {tls}\n}",
+		"handle_path with another":      "handle_path /web* {\nwatchrtc_proxy /socket {relay} {tls}\n}\nhandle /other* {\nwatchrtc_proxy /other staging\n}",
+		"strip_prefix in a route":       "route /websocket* {\nuri strip_prefix /websocket\nwatchrtc_proxy {relay} {tls}\n}",
+		"another rewrite in a route":    "route /websocket* {\nuri path_regexp ^/websocket/* /\nwatchrtc_proxy {relay} {tls}\n}",
+		"a matcher besides the mount":   "@here remote_ip 127.0.0.1\nhandle @here {\nwatchrtc_proxy /websocket {relay} {tls}\n}\nwatchrtc_proxy /elsewhere staging",
+		"the longer mount first":        "watchrtc_proxy /websocket/eu staging\nwatchrtc_proxy /websocket {relay} {tls}",
+		"two mounts":                    "watchrtc_proxy /other staging\nwatchrtc_proxy /websocket {relay} {tls}",
+		"a redirect of something else":  "redir /old /new\nwatchrtc_proxy /websocket {relay} {tls}",
+		"a route with something before": "route {\nreverse_proxy /api/* 127.0.0.1:1\nwatchrtc_proxy /websocket {relay} {tls}\n}",
+		"another login of the site":     "@admin path /admin/*\n" + strings.Replace(login, "basic_auth", "basic_auth @admin", 1) + "\nwatchrtc_proxy /websocket {relay} {tls}",
+		"in handle_errors":              "error 500\nhandle_errors {\nwatchrtc_proxy /websocket {relay} {tls}\n}",
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := startFilled(t, body)
+			if webSocket, trace := p.asSDK(t, "/websocket"); webSocket != http.StatusSwitchingProtocols || trace != http.StatusOK {
+				t.Errorf("the WebSocket gets %d and /trace %d", webSocket, trace)
+			}
+			if lines, _ := p.logs.matching("watchrtc_proxy", `"level":"warn"`); len(lines) > 0 {
+				t.Errorf("the log warns: %s", lines)
+			}
+			if lines, _ := p.logs.matching("a login of this site"); len(lines) > 0 {
+				t.Errorf("the log has %s", lines)
+			}
+		})
+	}
+	t.Run("the SDK's endpoints matched, at the root", func(t *testing.T) {
+		p := startFilled(t, "@sdk path / /trace /error /get-qualityrtc-config\nwatchrtc_proxy @sdk {relay} {tls}\nrespond app")
+		if webSocket, trace := p.asSDK(t, "/"); webSocket != http.StatusSwitchingProtocols || trace != http.StatusOK {
+			t.Errorf("the WebSocket gets %d and /trace %d", webSocket, trace)
+		}
+		if lines, _ := p.logs.matching("watchrtc_proxy", `"level":"warn"`); len(lines) > 0 {
+			t.Errorf("the log warns: %s", lines)
+		}
+	})
+}
+
+// TestOrderOption: the global option puts a login in front again.
+func TestOrderOption(t *testing.T) {
+	s := site{global: "order watchrtc_proxy after forward_auth", body: filled(t, login+"\nwatchrtc_proxy /websocket {relay} {tls}", 0)}
+	if webSocket, trace := start(t, s).asSDK(t, "/websocket"); webSocket != http.StatusUnauthorized || trace != http.StatusUnauthorized {
+		t.Errorf("the WebSocket gets %d and /trace %d, want 401", webSocket, trace)
+	}
+}
+
 // TestLoginInFront: with route the site's login is in front of the mount, too.
 func TestLoginInFront(t *testing.T) {
 	p := startFilled(t, "route {\n"+login+"\nwatchrtc_proxy /websocket {relay} {tls}\nrespond app\n}")
