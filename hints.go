@@ -68,11 +68,15 @@ func (t *roundTrip) misunderstood(status int) bool {
 	if status == http.StatusBadRequest && !t.h.upstream.tls {
 		return true // that is what servers say to plain text on a TLS port
 	}
+	nothing := status == http.StatusNotFound || status == http.StatusMethodNotAllowed
 	if t.webSocket {
-		return status < http.StatusBadRequest || status == http.StatusNotFound || status == http.StatusMethodNotAllowed
+		return nothing || status < http.StatusBadRequest
+	}
+	if !nothing {
+		return false
 	}
 	_, ok := t.endpoint()
-	return ok && (status == http.StatusNotFound || status == http.StatusMethodNotAllowed)
+	return ok
 }
 
 // endpoint splits the path into what of the SDK's is at its end, if anything is, and what

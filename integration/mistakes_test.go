@@ -12,9 +12,13 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
@@ -235,13 +239,13 @@ func TestMistakes(t *testing.T) {
 				p.logs.await(t, `"level":"warn"`, quoted(m.warned))
 			}
 			if m.hint != "" {
-				p.logs.await(t, `"level":"warn"`, "probably a mistake", m.hint)
+				p.logs.await(t, `"level":"warn"`, "probably a mistake", m.hint, p.upstream)
 			}
-			if warnings, _ := p.logs.matching(`"level":"warn"`, "watchrtc_proxy"); m.clean && len(warnings) > 0 {
-				t.Errorf("the log warns: %s", warnings)
+			if m.clean {
+				p.wantNoWarning(t)
 			}
 			if m.check != nil {
-				m.check(t, p)
+				m.check(t, p.proxy)
 			}
 		})
 	}
@@ -266,16 +270,38 @@ func (m mistake) wantRefused(t *testing.T) {
 	}
 }
 
+// filledProxy is a proxy whose upstream is known: the log has late lines of other tests'.
+type filledProxy struct {
+	*proxy
+	upstream string // host and port
+}
+
 // startFilled runs a site with the peers that its body names.
-func startFilled(t *testing.T, body string) *proxy {
+func startFilled(t *testing.T, body string) filledProxy {
 	t.Helper()
 	port := freePort(t)
+	body = filled(t, body, port)
 	p := &proxy{network: "tcp", addr: fmt.Sprintf("127.0.0.1:%d", port), port: port, logs: newLogs()}
-	if err := load(site{body: filled(t, body, port)}, port); err != nil {
+	if err := load(site{body: body}, port); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { p.stop(t) })
-	return p
+	match := regexp.MustCompile(`watchrtc_proxy.*//(127\.0\.0\.1:\d+)`).FindStringSubmatch(body)
+	if match == nil {
+		t.Fatalf("no upstream in %s", body)
+	}
+	return filledProxy{p, match[1]}
+}
+
+// wantNoWarning checks that the module warns neither of the routes nor of a request.
+func (p filledProxy) wantNoWarning(t *testing.T) {
+	t.Helper()
+	warnings, _ := p.logs.matching(`"level":"warn"`, "watchrtc_proxy")
+	for _, line := range warnings {
+		if strings.Contains(line, p.upstream) || !strings.Contains(line, `"upstream":`) {
+			t.Errorf("the log warns: %s", line)
+		}
+	}
 }
 
 // startPlain runs a site without TLS.
@@ -340,7 +366,7 @@ func TestTroubleshootingPage(t *testing.T) {
 	}
 }
 
-// TestBesideOtherDirectives has the plain form on a site with others, in each place among
+// TestBesideOtherDirectives has the plain form on a site with others, before and behind
 // them.
 func TestBesideOtherDirectives(t *testing.T) {
 	app := application(t)
@@ -362,15 +388,13 @@ func TestBesideOtherDirectives(t *testing.T) {
 		"handle_errors":             {"handle_errors {\nrewrite * /index.html\nrespond sorry\n}", "respond app"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			for at := range len(directives) + 1 {
+			for _, at := range []int{0, len(directives)} {
 				lines := slices.Insert(slices.Clone(directives), at, "watchrtc_proxy /websocket {relay} {tls}")
 				p := startFilled(t, strings.Join(lines, "\n"))
 				if webSocket, trace := p.asSDK(t, "/websocket"); webSocket != http.StatusSwitchingProtocols || trace != http.StatusOK {
 					t.Errorf("with the directive in place %d the WebSocket gets %d and /trace %d", at, webSocket, trace)
 				}
-				if warnings, _ := p.logs.matching(`"level":"warn"`, "watchrtc_proxy"); len(warnings) > 0 {
-					t.Errorf("the log warns: %s", warnings)
-				}
+				p.wantNoWarning(t)
 				p.stop(t)
 			}
 		})
@@ -398,9 +422,7 @@ func TestNotMistakes(t *testing.T) {
 			if webSocket, trace := p.asSDK(t, "/websocket"); webSocket != http.StatusSwitchingProtocols || trace != http.StatusOK {
 				t.Errorf("the WebSocket gets %d and /trace %d", webSocket, trace)
 			}
-			if lines, _ := p.logs.matching("watchrtc_proxy", `"level":"warn"`); len(lines) > 0 {
-				t.Errorf("the log warns: %s", lines)
-			}
+			p.wantNoWarning(t)
 			if lines, _ := p.logs.matching("a login of this site"); len(lines) > 0 {
 				t.Errorf("the log has %s", lines)
 			}
@@ -411,10 +433,29 @@ func TestNotMistakes(t *testing.T) {
 		if webSocket, trace := p.asSDK(t, "/"); webSocket != http.StatusSwitchingProtocols || trace != http.StatusOK {
 			t.Errorf("the WebSocket gets %d and /trace %d", webSocket, trace)
 		}
-		if lines, _ := p.logs.matching("watchrtc_proxy", `"level":"warn"`); len(lines) > 0 {
-			t.Errorf("the log warns: %s", lines)
-		}
+		p.wantNoWarning(t)
 	})
+}
+
+// TestHandWrittenMatcher: JSON in which the path matcher is narrower than path_prefix is
+// warned of as a Caddyfile is.
+func TestHandWrittenMatcher(t *testing.T) {
+	port := freePort(t)
+	s := site{body: filled(t, "watchrtc_proxy /websocket {relay} {tls}", port)}
+	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(s.caddyfile(port)), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	narrow := bytes.Replace(adapted, []byte(`"path":["/websocket","/websocket/*"]`), []byte(`"path":["/websocket"]`), 1)
+	if bytes.Equal(narrow, adapted) {
+		t.Fatalf("no path matcher in %s", adapted)
+	}
+	p := &proxy{network: "tcp", addr: fmt.Sprintf("127.0.0.1:%d", port), port: port, logs: newLogs()}
+	if err := caddy.Load(narrow, true); err != nil {
+		t.Fatal(err)
+	}
+	defer p.stop(t)
+	p.logs.await(t, `"level":"warn"`, quoted(`takes the WebSocket at "/websocket", and not "/websocket/trace"`))
 }
 
 // TestOrderOption: the global option puts a login in front again.
@@ -440,7 +481,7 @@ func TestHintsAreSampled(t *testing.T) {
 		p.asSDK(t, "/websocket")
 	}
 	const slow = 3 // one line, and another every 10 s
-	if lines, _ := p.logs.matching("probably a mistake"); len(lines) < 1 || len(lines) > slow {
+	if lines, _ := p.logs.matching("probably a mistake", p.upstream); len(lines) < 1 || len(lines) > slow {
 		t.Errorf("%d lines: %s", len(lines), lines)
 	}
 }

@@ -98,7 +98,5 @@ func checkSinglePage(t *testing.T, body string) {
 		_, got := ask(t, p.client(t, http1), request(t, "GET", p.url(path), nil))
 		wantBody(t, got, want)
 	}
-	if warnings, _ := p.logs.matching(`"level":"warn"`, "watchrtc_proxy"); len(warnings) > 0 {
-		t.Errorf("the log warns: %s", warnings)
-	}
+	p.wantNoWarning(t)
 }
