@@ -195,8 +195,8 @@ var mistakes = []mistake{
 			wantBody(t, body, "Client sent an HTTP request to an HTTPS server.\n")
 		}},
 	{name: "`wss://` in the `proxyUrl`, to a port without TLS", body: "watchrtc_proxy /websocket {relay} {tls}", clean: true, webSocket: 101, trace: 200,
-		check: func(t *testing.T, p *proxy) {
-			p = startPlain(t)
+		check: func(t *testing.T, _ *proxy) {
+			p := startPlain(t)
 			_, err := tls.Dial("tcp", p.addr, &tls.Config{ServerName: "localhost"})
 			if noTLS := new(tls.RecordHeaderError); !errors.As(err, noTLS) {
 				t.Errorf("%v, want what says that this is no TLS", err)
@@ -264,7 +264,7 @@ func quoted(s string) string { return strings.ReplaceAll(s, `"`, `\"`) }
 func (m mistake) wantRefused(t *testing.T) {
 	t.Helper()
 	newLogs()
-	err := load(site{body: filled(t, m.body, freePort(t))}, freePort(t))
+	err := load(site{body: filled(t, m.body)}, freePort(t))
 	if err == nil || !strings.Contains(err.Error(), m.refused) {
 		t.Errorf("error %v, want one with %s", err, m.refused)
 	}
@@ -279,13 +279,9 @@ type filledProxy struct {
 // startFilled runs a site with the peers that its body names.
 func startFilled(t *testing.T, body string) filledProxy {
 	t.Helper()
-	port := freePort(t)
-	body = filled(t, body, port)
-	p := &proxy{network: "tcp", addr: fmt.Sprintf("127.0.0.1:%d", port), port: port, logs: newLogs()}
-	if err := load(site{body: body}, port); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { p.stop(t) })
+	body = filled(t, body)
+	p := start(t, site{body: body, self: "{self}"})
+	body = strings.ReplaceAll(body, "{self}", "wss://"+p.addr)
 	match := regexp.MustCompile(`watchrtc_proxy.*//(127\.0\.0\.1:\d+)`).FindStringSubmatch(body)
 	if match == nil {
 		t.Fatalf("no upstream in %s", body)
@@ -307,11 +303,11 @@ func (p filledProxy) wantNoWarning(t *testing.T) {
 // startPlain runs a site without TLS.
 func startPlain(t *testing.T) *proxy {
 	t.Helper()
-	return start(t, site{body: filled(t, "watchrtc_proxy /websocket {relay} {tls}", 0), plain: true})
+	return start(t, site{body: filled(t, "watchrtc_proxy /websocket {relay} {tls}"), plain: true})
 }
 
 // filled puts peers in the place of their names.
-func filled(t *testing.T, body string, port int) string {
+func filled(t *testing.T, body string) string {
 	t.Helper()
 	names := map[string]func() string{
 		"{relay}": func() string { return https(sdkRelay(t)) },
@@ -321,7 +317,6 @@ func filled(t *testing.T, body string, port int) string {
 			return "wss://" + strings.TrimPrefix(application(t), "http://")
 		},
 		"{second}": func() string { return newRelay(t, http.NotFound).URL },
-		"{self}":   func() string { return fmt.Sprintf("wss://127.0.0.1:%d", port) },
 		"{site}":   func() string { return singlePage(t) },
 		"{tls}":    func() string { return "{\n{trust}\n}" },
 	}
@@ -440,8 +435,8 @@ func TestNotMistakes(t *testing.T) {
 // TestHandWrittenMatcher: JSON in which the path matcher is narrower than path_prefix is
 // warned of as a Caddyfile is.
 func TestHandWrittenMatcher(t *testing.T) {
+	s := site{body: filled(t, "watchrtc_proxy /websocket {relay} {tls}")}
 	port := freePort(t)
-	s := site{body: filled(t, "watchrtc_proxy /websocket {relay} {tls}", port)}
 	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(s.caddyfile(port)), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -460,7 +455,7 @@ func TestHandWrittenMatcher(t *testing.T) {
 
 // TestOrderOption: the global option puts a login in front again.
 func TestOrderOption(t *testing.T) {
-	s := site{global: "order watchrtc_proxy after forward_auth", body: filled(t, login+"\nwatchrtc_proxy /websocket {relay} {tls}", 0)}
+	s := site{global: "order watchrtc_proxy after forward_auth", body: filled(t, login+"\nwatchrtc_proxy /websocket {relay} {tls}")}
 	if webSocket, trace := start(t, s).asSDK(t, "/websocket"); webSocket != http.StatusUnauthorized || trace != http.StatusUnauthorized {
 		t.Errorf("the WebSocket gets %d and /trace %d, want 401", webSocket, trace)
 	}
