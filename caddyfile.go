@@ -21,7 +21,7 @@ const directive = "watchrtc_proxy"
 
 func init() {
 	httpcaddyfile.RegisterDirective(directive, parseDirective)
-	httpcaddyfile.RegisterDirectiveOrder(directive, httpcaddyfile.Before, "reverse_proxy")
+	httpcaddyfile.RegisterDirectiveOrder(directive, httpcaddyfile.Before, "rewrite")
 }
 
 // parseDirective builds the route. A path matcher is the mount point: it matches
@@ -34,6 +34,13 @@ func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 	mount, isMount := "", false
 	if h.NextArg() {
 		mount, isMount = parseMount(h.Val())
+		switch token := h.Val(); {
+		case isMount:
+		case neverMatches(token):
+			return nil, h.Errf("mount %q: no path holds a ? or #; want a path alone, such as /websocket", token)
+		case lacksSlash(token):
+			return nil, h.Errf("upstream %q: it is neither a preset nor a URL; as a mount it would be written %q; %s", token, "/"+token, upstreamForms)
+		}
 	}
 	h.Reset()
 	h.Next()
@@ -44,15 +51,18 @@ func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 	if isMount {
 		handler.PathPrefix = mount
 		matchers = nil
-		if mount != "" {
-			paths := caddyhttp.MatchPath{mount, mount + "/*"}
-			matchers = caddy.ModuleMap{"path": caddyconfig.JSON(paths, nil)}
-		}
 	}
 	if err := handler.UnmarshalCaddyfile(h.Dispenser); err != nil {
 		return nil, err
 	}
-	return h.NewRoute(matchers, handler), nil
+	if handler.PathPrefix == "" {
+		return h.NewRoute(matchers, handler), nil
+	}
+	values := h.NewRoute(caddy.ModuleMap{"path": h.JSON(caddyhttp.MatchPath{mount, mount + "/*"})}, handler)
+	route := values[0].Value.(caddyhttp.Route)
+	route.MatcherSetsRaw = append(route.MatcherSetsRaw, strayMatcher())
+	values[0].Value = route
+	return values, nil
 }
 
 // options are what a block may hold, in the order of the documentation.

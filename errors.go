@@ -59,6 +59,9 @@ func (h *Handler) draining() *refusal {
 // Page code can read it: a response without Access-Control-Allow-Origin is hidden
 // from other origins' pages.
 func (t *roundTrip) refuse(f *refusal) error {
+	if f.err == errLoop {
+		t.h.hint(hintLoop, 0)
+	}
 	if t.allowPreflight(f) {
 		return nil
 	}

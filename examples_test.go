@@ -41,7 +41,7 @@ func TestExamples(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, folder := range []string{"quickstart", "production", "staging", "behind-proxy", "json", "docker", "systemd"} {
+	for _, folder := range []string{"quickstart", "production", "staging", "spa", "behind-proxy", "json", "docker", "systemd"} {
 		if configs[folder] == 0 {
 			t.Errorf("examples/%s has no configuration", folder)
 		}

@@ -302,8 +302,12 @@ func (e clientError) Unwrap() error { return e.error }
 func (t *roundTrip) writeResponse(response *http.Response) error {
 	defer response.Body.Close()
 	if t.webSocket && response.StatusCode >= 400 {
-		faults.add(fault{t.relay.Name, relay.StageStatus, "the relay refused a handshake", zap.Int("status", response.StatusCode)})
+		faults.add(fault{
+			upstream: t.relay.Name, stage: relay.StageStatus,
+			text: "the relay refused a handshake", detail: zap.Int("status", response.StatusCode),
+		})
 	}
+	t.hintOf(response)
 	t.setResponseHeader(response)
 	header := t.w.Header()
 	if t.body.unread() && t.r.ProtoMajor == 1 {

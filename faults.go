@@ -17,6 +17,7 @@ type fault struct {
 	upstream string
 	stage    relay.Stage
 	text     string // without anything of the request
+	hint     string // for what is no failure, but probably a mistake; a constant
 	detail   zap.Field
 }
 
@@ -33,6 +34,7 @@ type faultLog struct {
 type faultKey struct {
 	upstream string
 	stage    relay.Stage
+	hint     string
 }
 
 type faultCount struct {
@@ -44,7 +46,7 @@ func (l *faultLog) add(f fault) {
 	if f.stage == relay.StageCanceled {
 		return
 	}
-	key := faultKey{f.upstream, f.stage}
+	key := faultKey{f.upstream, f.stage, f.hint}
 	l.mu.Lock()
 	count, ok := l.counts[key]
 	if ok {
@@ -83,6 +85,10 @@ func (l *faultLog) summarize(key faultKey) {
 }
 
 func (f fault) log(count int) {
+	if f.hint != "" {
+		f.logHint(count)
+		return
+	}
 	fields := []zap.Field{
 		zap.String("upstream", f.upstream),
 		zap.String("stage", string(f.stage)),
@@ -93,4 +99,12 @@ func (f fault) log(count int) {
 		fields = append(fields, f.detail)
 	}
 	logger().Warn("relay failed", fields...)
+}
+
+func (f fault) logHint(count int) {
+	fields := []zap.Field{zap.String("upstream", f.upstream), zap.String("hint", f.hint), zap.Int("count", count)}
+	if f.detail.Type != 0 {
+		fields = append(fields, f.detail)
+	}
+	logger().Warn("probably a mistake", fields...)
 }

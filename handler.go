@@ -20,10 +20,12 @@ import (
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	path, ok := cutMount(escapedPath(r.URL), h.PathPrefix)
 	if !ok {
+		h.noteStray(r)
 		return next.ServeHTTP(w, r)
 	}
 	stopping.track(r)
 	t := &roundTrip{h: h, w: w, r: r, path: path, webSocket: handshake.Asked(r)}
+	t.noteQuery()
 	if refused := t.admit(); refused != nil {
 		return t.refuse(refused)
 	}

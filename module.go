@@ -155,6 +155,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.rules, err = forward.New(h.TrustedProxies, h.MaskClientIP, server); err != nil {
 		return err
 	}
+	if err := h.checkPlace(ctx, server); err != nil {
+		return err
+	}
 	if err := h.provisionTransport(ctx); err != nil {
 		return err
 	}

@@ -1,7 +1,9 @@
 package watchrtcproxy
 
 import (
+	"maps"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -71,6 +73,18 @@ func parseMount(token string) (mount string, ok bool) {
 		return "", true
 	}
 	return mount, validMount(mount)
+}
+
+// neverMatches reports whether a matcher token is a path that no request can have.
+func neverMatches(token string) bool {
+	return strings.HasPrefix(token, "/") && strings.ContainsAny(token, "?#")
+}
+
+// lacksSlash reports whether the first argument is a mount rather than an upstream: a
+// word that is neither a matcher nor a slip of a preset's name.
+func lacksSlash(token string) bool {
+	names := slices.Sorted(maps.Keys(presets))
+	return token != "" && !strings.ContainsAny(token, "@*/.:{?# ") && !slices.Contains(names, token) && nearest(token, names) == ""
 }
 
 // climbs reports whether dot segments in an escaped path lead above its beginning,

@@ -46,6 +46,9 @@ func parseUpstream(s string) (*upstream, error) {
 	if preset, ok := presets[s]; ok {
 		raw = preset
 	}
+	if strings.HasPrefix(s, "/") && !strings.HasPrefix(s, "//") {
+		return nil, badUpstream(s, "it is a path, and a directive has one mount, in front of the upstream; write another directive for another mount")
+	}
 	if !strings.Contains(raw, ":") {
 		return nil, badUpstream(s, "it is neither a preset nor a URL")
 	}
@@ -63,6 +66,9 @@ func parseUpstream(s string) (*upstream, error) {
 	}
 	if up.host, err = canonicalHost(u, up.defaultPort()); err != nil {
 		return nil, badUpstream(s, err.Error())
+	}
+	if _, ok := presets[up.host]; ok {
+		return nil, badUpstream(s, fmt.Sprintf("its host is the name of a preset, which is written %q alone", up.host))
 	}
 	switch {
 	case u.User != nil:
@@ -150,9 +156,6 @@ func (u *upstream) defaultPort() string {
 
 // checkUpstreams reports, at parse time, errors in upstreams without placeholders.
 func checkUpstreams(upstreams []string) error {
-	if len(upstreams) > 1 {
-		return fmt.Errorf("upstream %q: one upstream is supported, and it is %q", withoutCredentials(upstreams[1]), withoutCredentials(upstreams[0]))
-	}
 	for _, s := range upstreams {
 		if strings.Contains(s, "{") {
 			continue
@@ -160,6 +163,14 @@ func checkUpstreams(upstreams []string) error {
 		if _, err := parseUpstream(s); err != nil {
 			return err
 		}
+	}
+	if len(upstreams) > 1 {
+		hint := ""
+		if strings.Contains(upstreams[0], "://") {
+			hint = "; of the address that clients connect to, write the path alone, such as /websocket"
+		}
+		return fmt.Errorf("upstream %q: one upstream is supported, and it is %q%s",
+			withoutCredentials(upstreams[1]), withoutCredentials(upstreams[0]), hint)
 	}
 	return nil
 }

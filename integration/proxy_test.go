@@ -35,6 +35,7 @@ type site struct {
 	body   string // of the site, which serves every host name
 	bind   string // of the site; loopback if empty
 	plain  bool   // HTTP without TLS
+	self   string // a word in body that stands for the site's own URL; none if empty
 }
 
 // mount is a site with the handler at /websocket, so configured that it reaches relay.
@@ -65,6 +66,9 @@ func (s site) caddyfile(port int) string {
 	scheme, certificate := "https", "tls "+proxyFiles.Cert+" "+proxyFiles.Key
 	if s.plain {
 		scheme, certificate = "http", ""
+	}
+	if s.self != "" {
+		s.body = strings.ReplaceAll(s.body, s.self, fmt.Sprintf("wss://127.0.0.1:%d", port))
 	}
 	return fmt.Sprintf(`{
 		admin off
