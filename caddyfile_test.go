@@ -13,7 +13,7 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 )
 
-var update = flag.Bool("update", false, "write what Caddyfiles adapt to into testdata/adapt, to be read before it is committed")
+var update = flag.Bool("update", false, "write what Caddyfiles adapt to into testdata/adapt, and docs/check.md; to be read before it is committed")
 
 const fixtureSeparator = "----------\n"
 

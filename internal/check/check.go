@@ -147,7 +147,11 @@ func (r *run) step(ctx context.Context, name string, test func(context.Context) 
 	defer cancel()
 	began := time.Now()
 	result := test(ctx)
-	r.add(name, result, time.Since(began))
+	took := time.Since(began)
+	if result.status == NotTested {
+		took = 0
+	}
+	r.add(name, result, took)
 	if result.final {
 		r.needs = name
 	}

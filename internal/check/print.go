@@ -45,6 +45,11 @@ func (p *Printer) End(report Report) {
 		status = Failed
 	}
 	fmt.Fprintf(p.W, "\n%s  %s\n", p.status(status), report.Verdict())
+	p.ToDo(report)
+}
+
+// ToDo writes what to do.
+func (p *Printer) ToDo(report Report) {
 	for _, hint := range report.ToDo() {
 		fmt.Fprintf(p.W, "  - %s\n", hint)
 	}

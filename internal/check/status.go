@@ -56,7 +56,7 @@ func (r *run) redirected(x *exchange) result {
 	seen := fmt.Sprintf("status %d", x.StatusCode)
 	to, err := x.Request.URL.Parse(x.Header.Get("Location"))
 	if err != nil || to.Host == "" {
-		return failed("the server redirects", seen, "browsers follow no redirect with a WebSocket: take it off the mount")
+		return failed("the server redirects", seen, "take the redirect off the mount: no WebSocket follows redirects")
 	}
 	target := r.quote(strings.Replace(to.Scheme, "http", "ws", 1) + "://" + to.Host + to.EscapedPath())
 	mistake := "the server redirects to another path"
@@ -67,5 +67,5 @@ func (r *run) redirected(x *exchange) result {
 		mistake = "the server redirects to https"
 	}
 	return failed(mistake, seen+" to "+r.quote(to.Scheme+"://"+to.Host+to.EscapedPath()),
-		"browsers follow no redirect with a WebSocket: take it off the mount, or if the proxy is there, use "+target)
+		"take the redirect off the mount, or use "+target+": no WebSocket follows redirects")
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 )
@@ -86,7 +87,7 @@ func (r *run) uncertified(ctx context.Context, certs []*x509.Certificate, err er
 	var unknown x509.UnknownAuthorityError
 	switch {
 	case errors.As(err, &name):
-		return failed("the certificate is for another name", fmt.Sprintf("it is for %s, not for %s", names(cert), host),
+		return failed("the certificate is for another name", "it is for "+names(cert),
 			"make "+host+" the address of the site in the Caddyfile, or correct the name in the URL")
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return r.outOfTime(ctx, certs, invalid.Cert)
@@ -110,7 +111,7 @@ func (r *run) outOfTime(ctx context.Context, certs []*x509.Certificate, expired 
 		seen = fmt.Sprintf("it becomes valid in %s", long(expired.NotBefore.Sub(now)))
 	}
 	if theirs, ok := r.askTime(ctx); ok && theirs.Sub(now).Abs() > allowedSkew && r.verifyAt(certs, theirs) == nil {
-		return failed("the clock of this computer is off", skewText(theirs.Sub(now))+"; by the server's clock the certificate is valid",
+		return failed("the clock of this computer is off", skewText(theirs.Sub(now)),
 			"set this computer's clock, by NTP; browsers on it cannot connect either")
 	}
 	if now.Before(expired.NotBefore) {
@@ -166,7 +167,7 @@ func (r *run) insecure(ctx context.Context, err error) result {
 // onlyHTTP2 is the mistake of a server without HTTP/1.1.
 func onlyHTTP2(seen string) result {
 	return failed("the server speaks HTTP/2 only", seen,
-		"enable HTTP/1.1, as in `protocols h1 h2 h3` of Caddy's servers option: browsers open WebSockets by it")
+		"enable HTTP/1.1, as in `protocols h1 h2 h3` of Caddy's servers option: browsers open WebSockets by it").andFinal()
 }
 
 func (r *run) takesHTTP2(ctx context.Context) bool {
@@ -181,7 +182,7 @@ func (r *run) takesHTTP2(ctx context.Context) bool {
 
 // names lists the first names of a certificate.
 func names(cert *x509.Certificate) string {
-	list := cert.DNSNames
+	list := slices.Clone(cert.DNSNames)
 	for _, ip := range cert.IPAddresses {
 		list = append(list, ip.String())
 	}

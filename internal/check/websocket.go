@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -24,7 +25,7 @@ func (r *run) webSocket(ctx context.Context) result {
 	x, err := r.shakeHands(ctx, r.conn, r.endpoint(""))
 	if err != nil {
 		r.close()
-		return r.unanswered("the handshake", err)
+		return r.unopened(ctx, err)
 	}
 	if x.StatusCode != http.StatusSwitchingProtocols {
 		r.close()
@@ -43,6 +44,16 @@ func (r *run) webSocket(ctx context.Context) result {
 		result.hint = "compare this computer's clock with the time: " + skewText(skew)
 	}
 	return result
+}
+
+// unopened names the mistake where there is no response to the handshake.
+func (r *run) unopened(ctx context.Context, err error) result {
+	if r.URL.Scheme == "wss" && isBroken(err) {
+		if _, err := r.plainGet(ctx); err != nil && isBroken(err) && r.takesHTTP2(ctx) {
+			return onlyHTTP2("it ends connections of HTTP/1.1")
+		}
+	}
+	return r.unanswered("the handshake", err)
 }
 
 // shakeHands sends the handshake to u. The response may be any.
@@ -87,13 +98,13 @@ func (r *run) misplaced(ctx context.Context, x *exchange) result {
 			mistake = "the mount is forgotten"
 		}
 		right := r.URL.Scheme + "://" + r.URL.Host + mount
-		return failed(mistake, fmt.Sprintf("status %d here, but a WebSocket at %s", x.StatusCode, right),
+		return failed(mistake, fmt.Sprintf("status %d here, but a WebSocket at %s", x.StatusCode, cmp.Or(mount, "/")),
 			"use "+right+", in the SDK's proxyUrl too").andFinal()
 	}
 	switch {
 	case x.relayed() && r.sameWithoutUpgrade(ctx, x):
-		return failed("the WebSocket upgrade is stripped", r.by(x)+", the same as without Upgrade",
-			"have what stands in front of the proxy pass on Upgrade and Connection (nginx: proxy_http_version 1.1 and two proxy_set_header)")
+		return failed("the WebSocket upgrade is stripped", r.by(x)+", also without it",
+			"have what stands in front of the proxy pass on Upgrade and Connection; nginx drops them by default")
 	case x.relayed():
 		return failed("the relay refuses the handshake", r.by(x), "see that the upstream and its base path are right, and the key")
 	case x.StatusCode == http.StatusBadRequest || x.StatusCode == http.StatusUpgradeRequired:
@@ -141,14 +152,19 @@ func (r *run) findMount(ctx context.Context) (mount string, ok bool) {
 // sameWithoutUpgrade reports whether a request that does not ask for a WebSocket gets
 // the same response.
 func (r *run) sameWithoutUpgrade(ctx context.Context, x *exchange) bool {
+	status, err := r.plainGet(ctx)
+	return err == nil && status == x.StatusCode
+}
+
+// plainGet sends the handshake's request without what makes it a handshake.
+func (r *run) plainGet(ctx context.Context) (status int, err error) {
 	u := r.endpoint("")
 	u.RawQuery = r.query()
 	header := make(http.Header)
 	r.setOrigin(header)
-	status, err := r.probe(ctx, func(conn net.Conn) (*exchange, error) {
+	return r.probe(ctx, func(conn net.Conn) (*exchange, error) {
 		return r.exchange(ctx, conn, &http.Request{Method: http.MethodGet, URL: u, Header: header})
 	})
-	return err == nil && status == x.StatusCode
 }
 
 // probe sends one request on a connection of its own and returns the status.
