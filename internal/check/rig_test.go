@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"net"
 	"net/netip"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -21,12 +22,8 @@ const (
 // enough for what comes at once.
 func optionsFor(t *testing.T, raw, addr string) Options {
 	t.Helper()
-	u, err := ParseURL(raw)
-	if err != nil {
-		t.Fatal(err)
-	}
 	return Options{
-		URL: u, APIKey: testKey, Origin: testOrigin, Timeout: wstest.Patience,
+		URL: mustParse(t, raw), APIKey: testKey, Origin: testOrigin, Timeout: wstest.Patience,
 		Lookup: func(context.Context, string) ([]netip.Addr, error) {
 			return []netip.Addr{netip.MustParseAddr("203.0.113.7")}, nil
 		},
@@ -34,6 +31,15 @@ func optionsFor(t *testing.T, raw, addr string) Options {
 			return new(net.Dialer).DialContext(ctx, network, addr)
 		},
 	}
+}
+
+func mustParse(t *testing.T, raw string) *url.URL {
+	t.Helper()
+	u, err := ParseURL(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
 }
 
 // checkPlain checks a server without TLS.

@@ -17,8 +17,8 @@ import (
 const allowedSkew = 5 * time.Minute
 
 // noApplicationProtocol is the alert of a server that speaks none of the protocols
-// which the client offers (RFC 7301, section 3.2).
-const noApplicationProtocol = tls.AlertError(120)
+// which the client offers (RFC 7301, section 3.2), as crypto/tls writes it.
+const noApplicationProtocol = "no application protocol"
 
 // secure begins TLS as a browser does for a WebSocket: it offers HTTP/1.1 alone.
 func (r *run) secure(ctx context.Context) result {
@@ -145,23 +145,33 @@ func (r *run) askTime(ctx context.Context) (time.Time, bool) {
 // insecure names what keeps TLS from beginning.
 func (r *run) insecure(ctx context.Context, err error) result {
 	var record tls.RecordHeaderError
-	var alert tls.AlertError
+	alert := alertText(err)
 	switch {
-	case errors.As(err, &alert) && alert == noApplicationProtocol && r.takesHTTP2(ctx):
+	case alert == noApplicationProtocol && r.takesHTTP2(ctx):
 		return onlyHTTP2("it takes TLS for HTTP/2 alone")
 	case errors.As(err, &record) && string(record.RecordHeader[:]) == "HTTP/":
 		return failed("the server speaks plain HTTP", "it responded to TLS with HTTP",
 			"have the site serve https at this port, or check ws:// if plain text is meant")
 	case errors.As(err, &record):
 		return failed("the server does not speak TLS", "", "see that the URL's port is the proxy's")
-	case errors.As(err, &alert):
-		return failed("the server refuses TLS", strings.TrimPrefix(alert.Error(), "tls: "),
+	case alert != "":
+		return failed("the server refuses TLS", alert,
 			"see in Caddy's log whether it has a certificate for "+r.URL.Hostname()+"; the site's address must be that name")
 	case isTimeout(err):
 		return failed("the server does not respond to TLS", "nothing within "+r.Timeout.String(), "see that the URL's port is the proxy's")
 	}
 	return failed("TLS breaks off", "the server, or something in between, ended the connection",
 		"see that the URL's port is the proxy's; a firewall may block the name "+r.URL.Hostname())
+}
+
+// alertText returns the alert by which the server ended TLS, empty if it did not.
+// crypto/tls has no exported type for it.
+func alertText(err error) string {
+	var op *net.OpError
+	if !errors.As(err, &op) || op.Op != "remote error" {
+		return ""
+	}
+	return strings.TrimPrefix(op.Err.Error(), "tls: ")
 }
 
 // onlyHTTP2 is the mistake of a server without HTTP/1.1.
