@@ -92,7 +92,11 @@ func (o proxyOptions) config() (*caddy.Config, string, error) {
 // do: https with a host, http without one or at port 80.
 func parseFrom(s string) (httpcaddyfile.Address, error) {
 	from, err := httpcaddyfile.ParseAddress(s)
-	if err == nil && from.Path != "" {
+	switch {
+	case err != nil:
+	case from.Scheme != "" && from.Scheme != "https" && from.Scheme != "http":
+		err = errors.New("its scheme is not https or http")
+	case from.Path != "":
 		err = errors.New("it must have no path; --path is the mount")
 	}
 	if err != nil {
