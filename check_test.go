@@ -119,7 +119,7 @@ func TestCheckSetups(t *testing.T) {
 	if !ok {
 		t.Fatalf("%s lacks %q", checkedPage, setupsMark)
 	}
-	switch fresh := "\n" + page.String(); {
+	switch fresh := page.String(); {
 	case old == fresh:
 	case *update:
 		if err := os.WriteFile(checkedPage, []byte(intro+setupsMark+fresh), 0o644); err != nil {
@@ -153,7 +153,7 @@ func (s setup) describe(t *testing.T) string {
 		t.Errorf("the verdict is not %q:\n%s", s.mistake, out.String())
 	}
 	wantNoSecret(t, out.String())
-	return fmt.Sprintf("\n## %s\n\n%s\n\n```\n$ caddy watchrtc-check --api-key KEY --origin %s %s\n%s\n$ echo $?\n%d\n```\n",
+	return fmt.Sprintf("\n### %s\n\n%s\n\n```\n$ caddy watchrtc-check --api-key KEY --origin %s %s\n%s\n$ echo $?\n%d\n```\n",
 		s.title, s.about, checkedOrigin, c.options.URL, strings.TrimRight(withoutTimes(out.String()), "\n"), status)
 }
 
@@ -323,7 +323,7 @@ func TestCheckInterrupted(t *testing.T) {
 	if !c.run(ctx) {
 		t.Error("something failed")
 	}
-	if !strings.Contains(out.String(), "interrupted") || !strings.Contains(out.String(), "1 checks, 0 failed") {
+	if !strings.Contains(out.String(), "interrupted") || !strings.Contains(out.String(), "1 check, 0 failed") {
 		t.Errorf("%s", out.String())
 	}
 }

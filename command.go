@@ -20,8 +20,8 @@ HTTPS requests that the SDK falls back to, to the relay. Useful for quick
 deployments, demos, and development; a Caddyfile has all options.
 
 --from is where the proxy listens. With a host name Caddy serves HTTPS with a
-certificate for it, unless the scheme is http or the port is 80; a host name of
-this computer's gets one of Caddy's own authority. Default: localhost.
+certificate for it, unless the scheme is http or the port is 80. Default:
+localhost, whose certificate is of Caddy's own authority.
 
 --to is the relay: production (the default), staging, or a URL with the scheme
 wss, https, ws or http, such as wss://relay.example:8443/base.
@@ -30,8 +30,11 @@ wss, https, ws or http, such as wss://relay.example:8443/base.
 whole site. Default: /websocket.
 
 --internal-certs has Caddy's own authority issue the certificate instead of a
-public one. --access-log enables the access log. The SDK's keys, which are in its
-URLs, are taken out of all logs.
+public one. Caddy installs that authority's root certificate on this computer where
+it may, as its other commands do; 'caddy untrust' takes it out again.
+
+--access-log enables the access log. The SDK's keys, which are in its URLs, are
+taken out of all logs.
 
 The SDK's proxyUrl is then wss://<from><path>; 'caddy watchrtc-check' checks it.
 `,

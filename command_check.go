@@ -190,6 +190,9 @@ func (s *summary) add(report check.Report) {
 
 func (s *summary) String() string {
 	text := fmt.Sprintf("%d checks, %d failed", s.checks, s.failed)
+	if s.checks == 1 {
+		text = fmt.Sprintf("1 check, %d failed", s.failed)
+	}
 	if s.opened == 0 {
 		return text
 	}

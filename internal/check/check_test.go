@@ -328,7 +328,7 @@ func TestNoTLS(t *testing.T) {
 		"plain HTTP": {func(c *wstest.Conn) { c.R.ReadByte(); c.WriteResponse("400 Bad Request", "") }, nil, "speaks plain HTTP"},
 		"SSH":        {func(c *wstest.Conn) { c.WriteText("SSH-2.0-server\r\n"); c.ReadToEnd() }, nil, "does not speak TLS"},
 		"the end":    {func(c *wstest.Conn) {}, nil, "TLS breaks off"},
-		"nothing":    {func(c *wstest.Conn) { c.ReadToEnd() }, hasten, "does not respond to TLS"},
+		"nothing":    {func(c *wstest.Conn) { c.R.ReadByte() }, silent, "does not respond to TLS"},
 		"an alert":   {func(c *wstest.Conn) { c.R.ReadByte(); c.WriteText("\x15\x03\x03\x00\x02\x02\x50"); c.ReadToEnd() }, nil, "the server refuses TLS: internal error"},
 		"endless":    {func(c *wstest.Conn) { forever(c, "\x16\x03\x03\x40\x00") }, nil, "TLS breaks off"},
 	} {
@@ -366,6 +366,14 @@ func TestOnlyHTTP2(t *testing.T) {
 	})
 	report := Run(t.Context(), optionsFor(t, "wss://proxy.example.com/websocket", relay.Addr))
 	wantStep(t, report, StepTLS, Failed, "HTTP/2 only: it takes TLS for HTTP/2 alone")
+}
+
+// TestTimeout: a server that says nothing is left.
+func TestTimeout(t *testing.T) {
+	report := checkPlain(t, func(c *wstest.Conn) { c.ReadToEnd() }, func(o *Options) { o.Timeout = time.Millisecond })
+	if report.OK() {
+		t.Error("all is well")
+	}
 }
 
 // TestCanceled: a check that is interrupted ends.

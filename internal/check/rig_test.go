@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -65,8 +66,25 @@ func checkTLS(t *testing.T, authority *wstest.Authority, config *tls.Config, edi
 	return Run(t.Context(), options)
 }
 
-// hasten shortens the time for steps that are to run out of it.
-func hasten(o *Options) { o.Timeout = 50 * time.Millisecond }
+// silent makes of a server that ends the connection one that says nothing more until
+// the time is over, without the time.
+func silent(o *Options) {
+	dial := o.Dial
+	o.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		return silentConn{conn}, err
+	}
+}
+
+type silentConn struct{ net.Conn }
+
+func (c silentConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err != nil {
+		err = os.ErrDeadlineExceeded
+	}
+	return n, err
+}
 
 // ofRelay are the fields of each response that the proxy has relayed.
 var ofRelay = []string{"Content-Security-Policy: sandbox; default-src 'none'", "Access-Control-Allow-Origin: *"}
