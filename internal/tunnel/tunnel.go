@@ -32,8 +32,8 @@ type Info struct {
 	ClientIP string
 	// SessionID is the SDK's sessionId, shortened to what a log line can bear.
 	SessionID string
-	// Protocol is the client's version of HTTP.
-	Protocol string
+	// HTTP is the major version of HTTP that the client speaks.
+	HTTP uint8
 }
 
 // Summary is what remains of a tunnel when it is over.
