@@ -27,12 +27,18 @@ type fault struct {
 // the others counted, every faultInterval. Each line says whether the relay is up; where
 // one has said that it is not, another says when it is back. However often a relay goes
 // and comes, this is a line or two for each stage in an interval.
-var faults = &faultLog{counts: make(map[faultKey]*faultCount), down: make(map[string]bool)}
+var faults = newFaultLog(logger)
 
 type faultLog struct {
+	logger func() *zap.Logger
+
 	mu     sync.Mutex // protects what follows
 	counts map[faultKey]*faultCount
 	down   map[string]bool // the upstreams that the last line has said to be down
+}
+
+func newFaultLog(logger func() *zap.Logger) *faultLog {
+	return &faultLog{logger: logger, counts: make(map[faultKey]*faultCount), down: make(map[string]bool)}
 }
 
 // faultKey holds nothing that a client chooses, so there are few.
@@ -78,7 +84,7 @@ func (l *faultLog) responded(upstream *stats.Upstream) {
 	delete(l.down, upstream.Name)
 	l.mu.Unlock()
 	if told {
-		logger().Info("relay is back",
+		l.logger().Info("relay is back",
 			zap.String("upstream", upstream.Name),
 			zap.Duration("down_for", outage.Duration),
 			zap.Int("failures", outage.Failures))
@@ -130,7 +136,7 @@ func (l *faultLog) log(f fault, count int) {
 	if f.detail.Type != 0 {
 		fields = append(fields, f.detail)
 	}
-	logger().Warn("relay failed", fields...)
+	l.logger().Warn("relay failed", fields...)
 }
 
 func (l *faultLog) logHint(f fault, count int) {
