@@ -76,13 +76,7 @@ func (collector) Describe(to chan<- *prometheus.Desc) {
 // Collect reads them.
 func (collector) Collect(to chan<- prometheus.Metric) {
 	c := metrics{to}
-	states := make(map[string]tunnel.UpstreamState)
-	for _, s := range tunnels.Upstreams() {
-		if s.Configured {
-			totals.Upstream(s.Name) // from the start, with 0
-		}
-		states[s.Name] = s
-	}
+	states := upstreamStates()
 	for _, u := range totals.Upstreams() {
 		c.counters(u, states[u.Name].Traffic)
 		if s := states[u.Name]; s.Configured || s.Tunnels > 0 {

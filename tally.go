@@ -125,6 +125,19 @@ func tunnelClosed(s tunnel.Summary) {
 	logClosed(s)
 }
 
+// upstreamStates returns what is known of the tunnels of each upstream, by name. Totals
+// has those that are configured, from the start.
+func upstreamStates() map[string]tunnel.UpstreamState {
+	states := make(map[string]tunnel.UpstreamState)
+	for _, s := range tunnels.Upstreams() {
+		if s.Configured {
+			totals.Upstream(s.Name)
+		}
+		states[s.Name] = s
+	}
+	return states
+}
+
 // endpointOf says what a request is for. A CORS preflight is for none of them.
 func endpointOf(method, path string) string {
 	if method == http.MethodOptions {

@@ -117,13 +117,16 @@ func (g *Group) goAwayEvenly(d *drain, window time.Duration) bool {
 }
 
 // Drain tells tunnels, whatever their upstreams, to go, oldest first and evenly over
-// window. It returns when the last was told to or ctx is done.
+// window. Whoever leaves meanwhile leaves a gap. It returns when the last was told to or ctx is done.
 func Drain(ctx context.Context, tunnels []*Tunnel, window time.Duration) {
 	sortByAge(tunnels)
 	begun := time.Now()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for i, t := range tunnels {
+		if !t.Alive() {
+			continue
+		}
 		timer.Reset(time.Until(begun.Add(drainTime(i, len(tunnels), window))))
 		select {
 		case <-timer.C:

@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -199,5 +200,85 @@ func TestDrainedTwice(t *testing.T) {
 		}
 		c.client.Close()
 		c.relay.Close()
+	})
+}
+
+// BenchmarkOpenWhileRead is how long a handshake waits for the registry with 50,000
+// tunnels in it, while nobody reads it and while somebody reads all of it all the time.
+func BenchmarkOpenWhileRead(b *testing.B) {
+	const living = 50_000
+	for name, read := range map[string]func(*Registry){
+		"alone":   nil,
+		"list":    func(r *Registry) { readStates(r.Tunnels()) },
+		"metrics": func(r *Registry) { r.Upstreams() },
+	} {
+		b.Run(name, func(b *testing.B) {
+			registry := NewRegistry(func(Summary) {})
+			group := registry.Lease("wss://relay.test", 0, nil).group
+			bare := func() *Tunnel {
+				t := newTunnel(Info{}, nil, nil, 0)
+				t.group, t.id = group, registry.ids.Add(1)
+				return t
+			}
+			for range living {
+				group.add(bare())
+			}
+			stop := make(chan struct{})
+			var reader sync.WaitGroup
+			if read != nil {
+				reader.Go(func() {
+					for {
+						select {
+						case <-stop:
+							return
+						default:
+							read(registry)
+						}
+					}
+				})
+			}
+			waits := make([]time.Duration, 0, b.N)
+			b.ResetTimer()
+			for range b.N {
+				t := bare()
+				begun := time.Now()
+				group.add(t)
+				waits = append(waits, time.Since(begun))
+				group.remove(t, Summary{})
+			}
+			b.StopTimer()
+			close(stop)
+			reader.Wait()
+			slices.Sort(waits)
+			b.ReportMetric(float64(waits[len(waits)*999/1000].Microseconds()), "p99.9-µs")
+			b.ReportMetric(float64(waits[len(waits)-1].Microseconds()), "max-µs")
+		})
+	}
+}
+
+func readStates(ts []*Tunnel) {
+	for _, t := range ts {
+		t.State()
+	}
+}
+
+// BenchmarkReadAll is what reading 50,000 tunnels costs.
+func BenchmarkReadAll(b *testing.B) {
+	registry := NewRegistry(func(Summary) {})
+	group := registry.Lease("wss://relay.test", 0, nil).group
+	for range 50_000 {
+		t := newTunnel(Info{}, nil, nil, 0)
+		t.group, t.id = group, registry.ids.Add(1)
+		group.add(t)
+	}
+	b.Run("list", func(b *testing.B) {
+		for b.Loop() {
+			readStates(registry.Tunnels())
+		}
+	})
+	b.Run("metrics", func(b *testing.B) {
+		for b.Loop() {
+			registry.Upstreams()
+		}
 	})
 }
