@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -548,4 +549,29 @@ func TestPlaceholders(t *testing.T) {
 		id := regexp.MustCompile(`"tunnel":(\d+)`).FindStringSubmatch(closed)[1]
 		p.logs.await(t, `"handled request"`, fmt.Sprintf(`"relay":%q`, relay.upstream), `"tunnel_id":`+id, `"handshake":0.`)
 	})
+}
+
+// TestObservabilityTable: docs/observability.md has each metric, and no other.
+func TestObservabilityTable(t *testing.T) {
+	doc, err := os.ReadFile("../docs/observability.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listed := make(map[string]bool)
+	for _, row := range regexp.MustCompile("(?m)^\\| `(\\w+)` \\| (?:gauge|counter|histogram)").FindAllSubmatch(doc, -1) {
+		listed[string(row[1])] = true
+	}
+	relay := newServer(t)
+	s := mount(relay.upstream)
+	s.body += scraped
+	p := start(t, s)
+	p.open(t, http1, target, "").close(t, 1000) // or there is no certificate yet
+	_, page := ask(t, p.client(t, http1), request(t, "GET", p.url("/metrics"), nil))
+	there := make(map[string]bool)
+	for _, match := range regexp.MustCompile(`(?m)^# TYPE caddy_watchrtc_proxy_(\w+) `).FindAllStringSubmatch(page, -1) {
+		there[match[1]] = true
+	}
+	if !maps.Equal(listed, there) {
+		t.Errorf("listed are %v, there are %v", listed, there)
+	}
 }
