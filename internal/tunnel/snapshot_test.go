@@ -218,6 +218,7 @@ func BenchmarkOpenWhileRead(b *testing.B) {
 			bare := func() *Tunnel {
 				t := newTunnel(Info{}, nil, nil, 0)
 				t.group, t.id = group, registry.ids.Add(1)
+				group.count.Add(1)
 				return t
 			}
 			for range living {
@@ -269,6 +270,7 @@ func BenchmarkReadAll(b *testing.B) {
 	for range 50_000 {
 		t := newTunnel(Info{}, nil, nil, 0)
 		t.group, t.id = group, registry.ids.Add(1)
+		group.count.Add(1)
 		group.add(t)
 	}
 	b.Run("list", func(b *testing.B) {
