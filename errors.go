@@ -33,24 +33,34 @@ var (
 type refusal struct {
 	status     int
 	err        error
+	reason     string            // by which it is counted; empty for none
 	retryAfter time.Duration     // zero for no Retry-After
 	header     map[string]string // besides those that each refusal has
 }
 
+// ofGateway reports whether f says that the relay has failed.
+func (f *refusal) ofGateway() bool {
+	return f.status == http.StatusBadGateway || f.status == http.StatusGatewayTimeout
+}
+
 func invalidHandshake(err error, extended bool) *refusal {
 	if !errors.Is(err, handshake.ErrVersion) {
-		return &refusal{status: http.StatusBadRequest, err: err}
+		return &refusal{status: http.StatusBadRequest, err: err, reason: reasonHandshake}
 	}
 	header := map[string]string{"Sec-WebSocket-Version": handshake.Version}
 	if !extended { // HTTP/2 and 3 have neither of these
 		header["Upgrade"], header["Connection"] = "websocket", "Upgrade"
 	}
-	return &refusal{status: http.StatusUpgradeRequired, err: err, header: header}
+	return &refusal{status: http.StatusUpgradeRequired, err: err, reason: reasonHandshake, header: header}
+}
+
+func bodyTooLarge(err error) *refusal {
+	return &refusal{status: http.StatusRequestEntityTooLarge, err: err, reason: reasonBody}
 }
 
 func (h *Handler) draining() *refusal {
 	return &refusal{
-		status: http.StatusServiceUnavailable, err: errDraining,
+		status: http.StatusServiceUnavailable, err: errDraining, reason: reasonDraining,
 		retryAfter: max(time.Duration(*h.DrainWindow), time.Second),
 	}
 }
@@ -64,6 +74,9 @@ func (t *roundTrip) refuse(f *refusal) error {
 	}
 	if t.allowPreflight(f) {
 		return nil
+	}
+	if f.reason != "" {
+		totals.Reject(f.reason)
 	}
 	header := t.w.Header()
 	if origin := t.r.Header.Get("Origin"); origin != "" {
@@ -111,33 +124,37 @@ func (t *roundTrip) allowPreflight(f *refusal) bool {
 
 // fail refuses a request for which there is no response of a relay.
 func (t *roundTrip) fail(err error) error {
-	if t.r.Context().Err() != nil {
-		t.w.WriteHeader(statusClientClosed)
+	f := t.refusalFor(err)
+	if f.status == statusClientClosed {
+		t.w.WriteHeader(f.status)
 		return nil
-	}
-	var client clientError
-	var failure *relay.Error
-	var tooLarge *http.MaxBytesError // of a request_body in front of this handler
-	switch {
-	case errors.As(err, &tooLarge):
-		return t.refuse(&refusal{status: http.StatusRequestEntityTooLarge, err: tooLarge})
-	case errors.Is(err, errBodyTooLarge):
-		return t.refuse(&refusal{status: http.StatusRequestEntityTooLarge, err: errBodyTooLarge})
-	case errors.As(err, &client):
-		return t.refuse(&refusal{status: http.StatusBadRequest, err: client.reason()})
-	case errors.Is(err, errDraining):
-		return t.refuse(t.h.draining())
-	case errors.As(err, &failure):
-		faults.add(fault{upstream: failure.Relay, stage: failure.Stage, text: failure.Error()})
 	}
 	if unsent(err) {
 		t.body.giveBack(t.r)
 	}
-	status := http.StatusBadGateway
-	if failure != nil && failure.Timeout() {
-		status = http.StatusGatewayTimeout
+	return t.refuse(f)
+}
+
+// refusalFor returns what stands for the response of a relay that err has left out.
+func (t *roundTrip) refusalFor(err error) *refusal {
+	var client clientError
+	var failure *relay.Error
+	var tooLarge *http.MaxBytesError // of a request_body in front of this handler
+	switch {
+	case t.r.Context().Err() != nil:
+		return &refusal{status: statusClientClosed, err: err}
+	case errors.As(err, &tooLarge):
+		return bodyTooLarge(tooLarge)
+	case errors.Is(err, errBodyTooLarge):
+		return bodyTooLarge(errBodyTooLarge)
+	case errors.As(err, &client):
+		return &refusal{status: http.StatusBadRequest, err: client.reason()}
+	case errors.Is(err, errDraining):
+		return t.h.draining()
+	case errors.As(err, &failure) && failure.Timeout():
+		return &refusal{status: http.StatusGatewayTimeout, err: err}
 	}
-	return t.refuse(&refusal{status: status, err: err})
+	return &refusal{status: http.StatusBadGateway, err: err}
 }
 
 // unsent reports whether err came before a relay can have seen the request.

@@ -12,7 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.uber.org/zap"
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/forward"
@@ -301,12 +300,6 @@ func (e clientError) Unwrap() error { return e.error }
 // each piece of the body as it comes.
 func (t *roundTrip) writeResponse(response *http.Response) error {
 	defer response.Body.Close()
-	if t.webSocket && response.StatusCode >= 400 {
-		faults.add(fault{
-			upstream: t.relay.Name, stage: relay.StageStatus,
-			text: "the relay refused a handshake", detail: zap.Int("status", response.StatusCode),
-		})
-	}
 	t.hintOf(response)
 	t.setResponseHeader(response)
 	header := t.w.Header()
@@ -367,7 +360,7 @@ func (t *roundTrip) copyBody(response *http.Response) error {
 			return nil
 		}
 		if err != nil {
-			t.brokeOff(err)
+			t.brokeOff()
 			return err
 		}
 	}
@@ -385,13 +378,6 @@ func (t *roundTrip) flush() error {
 		return nil
 	}
 	return err
-}
-
-// brokeOff logs a response that the relay has not finished.
-func (t *roundTrip) brokeOff(err error) {
-	if t.limit.Context.Err() == nil {
-		faults.add(fault{upstream: t.relay.Name, stage: relay.StageInvalid, text: "the relay broke off a response"})
-	}
 }
 
 // writeTrailer sets the trailers, which are known now.

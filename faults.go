@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/relay"
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/stats"
 )
 
 // faultInterval is how often faults of one relay at one stage are logged.
@@ -18,16 +19,26 @@ type fault struct {
 	stage    relay.Stage
 	text     string // without anything of the request
 	hint     string // for what is no failure, but probably a mistake; a constant
+	down     bool   // the relay is down
 	detail   zap.Field
 }
 
-// faults logs the process's faults: the first of a relay at a stage at once, and the
-// others counted, every faultInterval.
-var faults = &faultLog{counts: make(map[faultKey]*faultCount)}
+// faults logs what relays do wrong: the first fault of a relay at a stage at once, and
+// the others counted, every faultInterval. Each line says whether the relay is up; where
+// one has said that it is not, another says when it is back. However often a relay goes
+// and comes, this is a line or two for each stage in an interval.
+var faults = newFaultLog(logger)
 
 type faultLog struct {
-	mu     sync.Mutex // protects counts
+	logger func() *zap.Logger
+
+	mu     sync.Mutex // protects what follows
 	counts map[faultKey]*faultCount
+	down   map[string]bool // the upstreams that the last line has said to be down
+}
+
+func newFaultLog(logger func() *zap.Logger) *faultLog {
+	return &faultLog{logger: logger, counts: make(map[faultKey]*faultCount), down: make(map[string]bool)}
 }
 
 // faultKey holds nothing that a client chooses, so there are few.
@@ -43,8 +54,8 @@ type faultCount struct {
 }
 
 func (l *faultLog) add(f fault) {
-	if f.stage == relay.StageCanceled {
-		return
+	if f.hint == "" {
+		totals.Upstream(f.upstream).Fail(stats.Failure{Time: time.Now(), Stage: string(f.stage), Text: f.text}, f.down)
 	}
 	key := faultKey{f.upstream, f.stage, f.hint}
 	l.mu.Lock()
@@ -58,7 +69,25 @@ func (l *faultLog) add(f fault) {
 	}
 	l.mu.Unlock()
 	if !ok {
-		f.log(1)
+		l.log(f, 1)
+	}
+}
+
+// responded says that a relay has responded, whatever its status.
+func (l *faultLog) responded(upstream *stats.Upstream) {
+	outage, wasDown := upstream.Respond()
+	if !wasDown {
+		return
+	}
+	l.mu.Lock()
+	told := l.down[upstream.Name]
+	delete(l.down, upstream.Name)
+	l.mu.Unlock()
+	if told {
+		l.logger().Info("relay is back",
+			zap.String("upstream", upstream.Name),
+			zap.Duration("down_for", outage.Duration),
+			zap.Int("failures", outage.Failures))
 	}
 }
 
@@ -80,31 +109,40 @@ func (l *faultLog) summarize(key faultKey) {
 	}
 	l.mu.Unlock()
 	if n > 0 {
-		last.log(n)
+		l.log(last, n)
 	}
 }
 
-func (f fault) log(count int) {
+func (l *faultLog) log(f fault, count int) {
 	if f.hint != "" {
-		f.logHint(count)
+		l.logHint(f, count)
 		return
 	}
+	up := totals.Upstream(f.upstream).Up()
+	l.mu.Lock()
+	if up {
+		delete(l.down, f.upstream)
+	} else {
+		l.down[f.upstream] = true
+	}
+	l.mu.Unlock()
 	fields := []zap.Field{
 		zap.String("upstream", f.upstream),
 		zap.String("stage", string(f.stage)),
 		zap.String("error", f.text),
 		zap.Int("count", count),
+		zap.Bool("up", up),
 	}
 	if f.detail.Type != 0 {
 		fields = append(fields, f.detail)
 	}
-	logger().Warn("relay failed", fields...)
+	l.logger().Warn("relay failed", fields...)
 }
 
-func (f fault) logHint(count int) {
+func (l *faultLog) logHint(f fault, count int) {
 	fields := []zap.Field{zap.String("upstream", f.upstream), zap.String("hint", f.hint), zap.Int("count", count)}
 	if f.detail.Type != 0 {
 		fields = append(fields, f.detail)
 	}
-	logger().Warn("probably a mistake", fields...)
+	l.logger().Warn("probably a mistake", fields...)
 }

@@ -56,14 +56,15 @@ type roundTrip struct {
 	body    clientBody
 	interim interim
 	relay   *relay.Relay // the last one tried
-	conn    net.Conn     // of a WebSocket, after the relay's 101
+	tally   tally
+	conn    net.Conn // of a WebSocket, after the relay's 101
 }
 
 // admit returns why r is refused before a relay is asked, or nil.
 func (t *roundTrip) admit() *refusal {
 	switch {
 	case forward.Looped(t.r):
-		return &refusal{status: http.StatusLoopDetected, err: errLoop}
+		return &refusal{status: http.StatusLoopDetected, err: errLoop, reason: reasonLoop}
 	case climbs(t.path):
 		return &refusal{status: http.StatusBadRequest, err: errClimbs}
 	case !validMethod(t.r.Method):
@@ -76,7 +77,7 @@ func (t *roundTrip) admit() *refusal {
 			return t.h.draining()
 		}
 	case t.r.ContentLength > t.h.MaxBodySize:
-		return &refusal{status: http.StatusRequestEntityTooLarge, err: errBodyTooLarge}
+		return bodyTooLarge(errBodyTooLarge)
 	}
 	return nil
 }
@@ -117,6 +118,7 @@ func (t *roundTrip) send() (*http.Response, error) {
 
 // attempt asks t.relay.
 func (t *roundTrip) attempt() (response *http.Response, err error) {
+	t.asking()
 	if t.webSocket {
 		response, err = t.shakeHands()
 	} else {
@@ -126,8 +128,9 @@ func (t *roundTrip) attempt() (response *http.Response, err error) {
 	t.interim.stop()
 	if err == nil && !inTime {
 		response.Body.Close()
-		return nil, t.relay.Late(t.limit)
+		response, err = nil, t.relay.Late(t.limit)
 	}
+	t.asked(response, err)
 	return response, err
 }
 
@@ -158,8 +161,21 @@ func (h *Handler) applyRequestOps(out *http.Request) {
 	}
 }
 
-// placeholderPrefix begins the names of the relay's fields in header_down.
-const placeholderPrefix = "http.watchrtc_proxy.header."
+// The placeholders for access logs, and what begins the names of the relay's fields in
+// header_down.
+const (
+	placeholderUpstream  = "http.watchrtc_proxy.upstream"
+	placeholderTunnel    = "http.watchrtc_proxy.tunnel_id"
+	placeholderHandshake = "http.watchrtc_proxy.handshake_duration"
+	placeholderField     = "http.watchrtc_proxy.header."
+)
+
+// setPlaceholder sets one for handlers that come after this one, and for access logs.
+func (t *roundTrip) setPlaceholder(name string, value any) {
+	if repl, ok := t.r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		repl.Set(name, value)
+	}
+}
 
 // setResponseHeader prepares w for the relay's response.
 func (t *roundTrip) setResponseHeader(response *http.Response) {
@@ -170,7 +186,7 @@ func (t *roundTrip) setResponseHeader(response *http.Response) {
 	}
 	repl := t.r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	for field, values := range response.Header {
-		repl.Set(placeholderPrefix+field, strings.Join(values, ","))
+		repl.Set(placeholderField+field, strings.Join(values, ","))
 	}
 	forward.ResponseHeader(header, response)
 	if ops.Response.Require == nil || ops.Response.Require.Match(response.StatusCode, header) {

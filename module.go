@@ -164,6 +164,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.provisionHeaders(ctx); err != nil {
 		return err
 	}
+	if err := registerMetrics(ctx); err != nil {
+		return err
+	}
 	h.errorRoutes = newErrorRoutes(ctx, server)
 	window := time.Duration(*h.DrainWindow)
 	h.server = serverOf(ctx, window)

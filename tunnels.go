@@ -1,9 +1,10 @@
 package watchrtcproxy
 
 import (
-	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
@@ -12,7 +13,7 @@ import (
 )
 
 // tunnels holds every tunnel of the process, whatever configuration opened it.
-var tunnels = tunnel.NewRegistry(logClosed)
+var tunnels = tunnel.NewRegistry(tunnelClosed)
 
 // active returns a function that reports whether the configuration of ctx is the one
 // that runs. Caddy makes it so after all of it has been provisioned and started, and
@@ -23,6 +24,20 @@ func active(ctx caddy.Context) func() bool {
 	return func() bool {
 		running := caddy.ActiveContext()
 		return running.Context != nil && running.Done() == done
+	}
+}
+
+// logOpened is for debugging: a tunnel's end says all that this does.
+func logOpened(t *tunnel.Tunnel, handshake time.Duration) {
+	if entry := logger().Check(zap.DebugLevel, "tunnel opened"); entry != nil {
+		entry.Write(
+			zap.Uint64("tunnel", t.ID()),
+			zap.String("session_id", t.SessionID),
+			zap.String("client_ip", t.ClientIP),
+			zap.String("upstream", t.Upstream),
+			zap.String("protocol", protocol(t.HTTP)),
+			zap.Duration("handshake_duration", handshake),
+		)
 	}
 }
 
@@ -61,13 +76,22 @@ func logger() *zap.Logger {
 	return ctx.Logger(Handler{})
 }
 
-// info describes r's tunnel without holding on to r.
-func (h *Handler) info(r *http.Request) tunnel.Info {
+// info describes the tunnel without holding on to the request.
+func (t *roundTrip) info() tunnel.Info {
 	return tunnel.Info{
-		Upstream:  h.relays[0].Name,
-		ClientIP:  h.rules.ClientIP(r),
-		SessionID: sessionID(r.URL.RawQuery),
+		Upstream:  t.relay.Name,
+		ClientIP:  t.h.rules.ClientIP(t.r),
+		SessionID: sessionID(t.r.URL.RawQuery),
+		HTTP:      uint8(t.r.ProtoMajor),
 	}
+}
+
+// protocol returns the name of a major version of HTTP.
+func protocol(major uint8) string {
+	if major == 1 {
+		return "HTTP/1.1" // HTTP/1.0 has no upgrades
+	}
+	return "HTTP/" + strconv.Itoa(int(major))
 }
 
 // maxSessionID bounds what a client can put into a log line.

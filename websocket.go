@@ -45,12 +45,13 @@ func (t *roundTrip) openTunnel(response *http.Response) error {
 	if !t.relay.SetsDeadlines {
 		leg = tunnel.ConnLeg(t.conn, tunnel.Pending(response.Body, t.conn), false)
 	}
-	open := t.h.openConn
+	open := t.openConn
 	if handshake.Extended(t.r) {
-		open = t.h.openStream
+		open = t.openStream
 	}
-	if err := open(t.w, t.r, leg); err != nil {
+	if err := open(leg); err != nil {
 		t.conn.Close()
+		t.notOpened()
 		return caddyhttp.Error(http.StatusInternalServerError, err)
 	}
 	return nil
@@ -75,13 +76,13 @@ func (c afterResponse) CloseWrite() error {
 
 // openConn passes the relay's 101 on to an HTTP/1.1 client and starts the tunnel. It
 // returns while the tunnel lives.
-func (h *Handler) openConn(w http.ResponseWriter, r *http.Request, relay tunnel.Leg) error {
-	header := w.Header()
+func (t *roundTrip) openConn(relay tunnel.Leg) error {
+	header := t.w.Header()
 	header["Connection"] = []string{"Upgrade"}
 	header["Upgrade"] = []string{"websocket"}
 	handshake.Spell(header)
-	w.WriteHeader(http.StatusSwitchingProtocols)
-	conn, rw, err := http.NewResponseController(tunnel.Innermost(w)).Hijack()
+	t.w.WriteHeader(http.StatusSwitchingProtocols)
+	conn, rw, err := http.NewResponseController(tunnel.Innermost(t.w)).Hijack()
 	if err != nil {
 		return err
 	}
@@ -89,9 +90,17 @@ func (h *Handler) openConn(w http.ResponseWriter, r *http.Request, relay tunnel.
 		conn.Close()
 		return err
 	}
-	client := tunnel.ConnLeg(conn, buffered(rw.Reader), false)
-	h.lease.Open(h.info(r), client, relay, time.Duration(*h.IdleTimeout))
+	t.open(tunnel.ConnLeg(conn, buffered(rw.Reader), false), relay)
 	return nil
+}
+
+// open starts the tunnel.
+func (t *roundTrip) open(client, relay tunnel.Leg) *tunnel.Tunnel {
+	took := t.opened()
+	tunnel := t.h.lease.Open(t.info(), client, relay, time.Duration(*t.h.IdleTimeout))
+	t.setPlaceholder(placeholderTunnel, tunnel.ID())
+	logOpened(tunnel, took)
+	return tunnel
 }
 
 // buffered returns a copy of what the client sent right after its handshake.

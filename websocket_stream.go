@@ -25,37 +25,33 @@ var notOnStream = []string{
 
 // openStream answers a client on an HTTP/2 or HTTP/3 stream with 200 (RFC 8441,
 // section 5) and stays until the tunnel is over: the stream ends with its handler.
-func (h *Handler) openStream(w http.ResponseWriter, r *http.Request, relay tunnel.Leg) error {
+func (t *roundTrip) openStream(relay tunnel.Leg) error {
 	for _, field := range notOnStream {
-		delete(w.Header(), field)
+		delete(t.w.Header(), field)
 	}
-	inner := tunnel.Innermost(w)
-	w.WriteHeader(http.StatusOK)
+	inner := tunnel.Innermost(t.w)
+	t.w.WriteHeader(http.StatusOK)
 	inner.WriteHeader(http.StatusOK) // a wrapper may keep it back, to see the body first
 	if err := http.NewResponseController(inner).Flush(); err != nil {
 		return err
 	}
 	if streamer, ok := inner.(http3.HTTPStreamer); ok {
-		h.tunnelHTTP3(r, newHTTP3Stream(streamer.HTTPStream()), relay)
+		t.tunnelHTTP3(newHTTP3Stream(streamer.HTTPStream()), relay)
 		return nil
 	}
 	clearDeadlines(inner)
-	if h.open(r, tunnel.StreamLeg(w, innermostBody(r)), relay).Wait() {
+	if t.open(tunnel.StreamLeg(t.w, innermostBody(t.r)), relay).Wait() {
 		panic(http.ErrAbortHandler) // RST_STREAM: an abnormal end stays one
 	}
 	return nil
 }
 
-func (h *Handler) open(r *http.Request, client, relay tunnel.Leg) *tunnel.Tunnel {
-	return h.lease.Open(h.info(r), client, relay, time.Duration(*h.IdleTimeout))
-}
-
-func (h *Handler) tunnelHTTP3(r *http.Request, s *http3Stream, relay tunnel.Leg) {
+func (t *roundTrip) tunnelHTTP3(s *http3Stream, relay tunnel.Leg) {
 	defer s.keepAlive()()
 	clearDeadlines(s)
-	t := h.open(r, tunnel.StreamLeg(s, s), relay)
-	defer h.server.hold(t)()
-	s.end(t.Wait())
+	opened := t.open(tunnel.StreamLeg(s, s), relay)
+	defer t.h.server.hold(opened)()
+	s.end(opened.Wait())
 }
 
 // clearDeadlines takes off a stream what the server's timeouts allow a request. The

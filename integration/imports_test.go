@@ -22,7 +22,7 @@ var never = []struct {
 	imports []string
 }{
 	{[]string{"internal/..."}, []string{""}},
-	{[]string{"internal/tunnel", "internal/limits", "internal/handshake", "internal/http1", "internal/check"}, []string{"github.com/caddyserver"}},
+	{[]string{"internal/tunnel", "internal/limits", "internal/handshake", "internal/http1", "internal/stats", "internal/adminapi", "internal/check"}, []string{"github.com/caddyserver"}},
 	{[]string{"internal/tunnel"}, []string{"internal/relay"}},
 	{[]string{"internal/relay"}, []string{"internal/tunnel"}},
 	{[]string{""}, []string{"devrelay", "top"}},

@@ -39,8 +39,9 @@ func staged(dial dialFunc) dialFunc {
 
 // overTLS adds the TLS handshake, within timeout unless that is 0. Caddy's transport
 // and http.Transport have dialers of their own for it, which do not say what failed;
-// Caddy's does not look at the address for the name to verify either.
-func overTLS(dial dialFunc, config *tls.Config, timeout time.Duration, protocols []string) dialFunc {
+// Caddy's does not look at the address for the name to verify either. connected is
+// told of each handshake that succeeds.
+func overTLS(dial dialFunc, config *tls.Config, timeout time.Duration, protocols []string, connected func(*tls.ConnectionState)) dialFunc {
 	config = config.Clone()
 	config.NextProtos = protocols
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -58,7 +59,9 @@ func overTLS(dial dialFunc, config *tls.Config, timeout time.Duration, protocols
 			conn.Close()
 			return nil, &dialError{StageTLS, err}
 		}
-		if keeper, ok := conn.(*responseKeeper); ok && tlsConn.ConnectionState().NegotiatedProtocol == "h2" {
+		state := tlsConn.ConnectionState()
+		connected(&state)
+		if keeper, ok := conn.(*responseKeeper); ok && state.NegotiatedProtocol == "h2" {
 			keeper.off = true
 		}
 		return tlsConn, nil

@@ -27,6 +27,14 @@ const (
 	StageCanceled Stage = "canceled" // the client, or the process, gave up
 )
 
+// Stages returns the names of all of them.
+func Stages() (names []string) {
+	for _, s := range []Stage{StageDNS, StageConnect, StageTLS, StageTimeout, StageStatus, StageInvalid, StageCanceled} {
+		names = append(names, string(s))
+	}
+	return names
+}
+
 // Error is a relay's failure. Its text names the relay, and holds nothing of the
 // request: what a relay sends may repeat it, and with it the client's secrets.
 type Error struct {
@@ -55,6 +63,10 @@ func (e *Error) Unwrap() error { return e.err }
 func (e *Error) Unsent() bool {
 	return e.Stage == StageDNS || e.Stage == StageConnect || e.Stage == StageTLS
 }
+
+// Down reports whether the relay could not be reached, or did not respond in time. An
+// invalid response leaves open whether others fare better.
+func (e *Error) Down() bool { return e.Unsent() || e.Stage == StageTimeout }
 
 // Timeout reports whether the relay took too long.
 func (e *Error) Timeout() bool {

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -37,6 +38,8 @@ type Relay struct {
 	// pool is for those requests that are small; nil where Caddy's transport is to
 	// do something that it does not.
 	pool *http1.Pool
+
+	notAfter atomic.Int64 // Unix time; 0 before the first connection over TLS
 }
 
 // New returns a relay that connects as t says. t is the relay's from now on, and must
@@ -67,7 +70,7 @@ func New(target Target, t *reverseproxy.HTTPTransport, timeout time.Duration) *R
 	rt.OnProxyConnectResponse = onProxyConnect
 
 	dial := staged(rt.DialContext)
-	dialHTTP1 := overTLS(dial, rt.TLSClientConfig, rt.TLSHandshakeTimeout, []string{"http/1.1"})
+	dialHTTP1 := overTLS(dial, rt.TLSClientConfig, rt.TLSHandshakeTimeout, []string{"http/1.1"}, r.noteCertificate)
 	if poolable(t, &r.Target) {
 		r.pool = newPool(rt, &r.Target, dial, dialHTTP1)
 	}
@@ -76,8 +79,24 @@ func New(target Target, t *reverseproxy.HTTPTransport, timeout time.Duration) *R
 	if target.TLS || rt.Protocols == nil || !rt.Protocols.UnencryptedHTTP2() {
 		rt.DialContext = keepingResponses(dial)
 	}
-	rt.DialTLSContext = overTLS(rt.DialContext, rt.TLSClientConfig, rt.TLSHandshakeTimeout, rt.TLSClientConfig.NextProtos)
+	rt.DialTLSContext = overTLS(rt.DialContext, rt.TLSClientConfig, rt.TLSHandshakeTimeout, rt.TLSClientConfig.NextProtos, r.noteCertificate)
 	return r
+}
+
+// noteCertificate takes down until when the relay's certificate is valid.
+func (r *Relay) noteCertificate(state *tls.ConnectionState) {
+	if len(state.PeerCertificates) > 0 {
+		r.notAfter.Store(state.PeerCertificates[0].NotAfter.Unix())
+	}
+}
+
+// CertificateEnd returns until when the certificate is valid that the relay has shown
+// last. It is zero where it has shown none.
+func (r *Relay) CertificateEnd() time.Time {
+	if seconds := r.notAfter.Load(); seconds != 0 {
+		return time.Unix(seconds, 0)
+	}
+	return time.Time{}
 }
 
 func handshakeTransport(t *http.Transport, dial, dialTLS dialFunc) *http.Transport {
@@ -133,6 +152,9 @@ func (r *Relay) Handshake(req *http.Request) (*http.Response, net.Conn, error) {
 func (r *Relay) checked(req *http.Request, response *http.Response, err error) (*http.Response, error) {
 	if err != nil {
 		return nil, r.failure(req.Context(), err)
+	}
+	if response.TLS != nil { // over a forward proxy http.Transport dials TLS by itself
+		r.noteCertificate(response.TLS)
 	}
 	if response.StatusCode < 100 || response.StatusCode > 999 { // HTTP/2 can carry any number
 		response.Body.Close()

@@ -14,6 +14,7 @@ const reasonDrained = "drained"
 // all are gone, at the latest linger and loggingTime after the last was told to, or
 // when the group is in use again.
 type drain struct {
+	total int           // how many tunnels there were when it began
 	until time.Time     // when the last tunnel is told to go, at the latest
 	stop  chan struct{} // closed when the group is in use again
 	done  chan struct{} // closed when the goroutine has ended
@@ -26,6 +27,7 @@ func (g *Group) drainLocked(window time.Duration) {
 		return
 	}
 	g.drain = &drain{
+		total: int(g.count.Load()),
 		until: time.Now().Add(window),
 		stop:  make(chan struct{}), done: make(chan struct{}),
 	}
@@ -115,13 +117,16 @@ func (g *Group) goAwayEvenly(d *drain, window time.Duration) bool {
 }
 
 // Drain tells tunnels, whatever their upstreams, to go, oldest first and evenly over
-// window. It returns when the last was told to or ctx is done.
+// window. Whoever leaves meanwhile leaves a gap. It returns when the last was told to or ctx is done.
 func Drain(ctx context.Context, tunnels []*Tunnel, window time.Duration) {
 	sortByAge(tunnels)
 	begun := time.Now()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for i, t := range tunnels {
+		if !t.Alive() {
+			continue
+		}
 		timer.Reset(time.Until(begun.Add(drainTime(i, len(tunnels), window))))
 		select {
 		case <-timer.C:

@@ -14,15 +14,16 @@ type Registry struct {
 	ids      atomic.Uint64
 	stopping atomic.Bool // set while mu is held; never reset
 
-	mu      sync.Mutex // protects what follows; taken when configurations change
+	mu      sync.Mutex // protects what follows; no handshake waits for it
 	groups  map[string]*Group
-	stopped time.Time // when the drains of Stop are over
+	past    map[string]Traffic // of groups that are gone: one for each upstream that has carried anything
+	stopped time.Time          // when the drains of Stop are over
 }
 
 // NewRegistry returns an empty registry. onClose is called once for each tunnel
 // that ends, by the goroutine that ends it.
 func NewRegistry(onClose func(Summary)) *Registry {
-	return &Registry{onClose: onClose, groups: make(map[string]*Group)}
+	return &Registry{onClose: onClose, groups: make(map[string]*Group), past: make(map[string]Traffic)}
 }
 
 // Lease is a configuration's claim that an upstream is in use.
@@ -46,7 +47,7 @@ func (r *Registry) Lease(upstream string, window time.Duration, active func() bo
 	defer r.mu.Unlock()
 	g := r.groups[upstream]
 	if g == nil {
-		g = newGroup(r)
+		g = newGroup(r, upstream)
 		r.groups[upstream] = g
 	}
 	l := &Lease{upstream: upstream, group: g, window: window, active: active}
@@ -136,6 +137,9 @@ func later(a, b time.Time) time.Time {
 	return a
 }
 
+// Stopping reports whether Stop has been called.
+func (r *Registry) Stopping() bool { return r.stopping.Load() }
+
 // Draining reports whether the upstream takes no more tunnels.
 func (l *Lease) Draining() bool { return l.group.takesNone() }
 
@@ -176,7 +180,7 @@ func (l *Lease) enter() *Group {
 		current.count.Add(1)
 		return current
 	}
-	g = newGroup(r)
+	g = newGroup(r, l.upstream)
 	g.count.Add(1)
 	r.groups[l.upstream] = g
 	g.mu.Lock()
@@ -228,10 +232,15 @@ func (r *Registry) forgetLocked(g *Group) {
 	if len(g.leases) > 0 || g.count.Load() > 0 {
 		return
 	}
-	for name, other := range r.groups {
-		if other == g {
-			delete(r.groups, name)
-		}
+	if r.groups[g.name] == g {
+		delete(r.groups, g.name)
+	}
+	past := r.past[g.name]
+	for i := range g.shards {
+		past.add(g.shards[i].takeEnded())
+	}
+	if past != (Traffic{}) {
+		r.past[g.name] = past
 	}
 }
 
@@ -242,6 +251,7 @@ const shards = 16
 // Group is the tunnels of one upstream.
 type Group struct {
 	registry *Registry
+	name     string // the upstream's
 	shards   [shards]shard
 	count    atomic.Int64
 	emptied  chan struct{} // of capacity 1: the last tunnel has gone
@@ -252,13 +262,16 @@ type Group struct {
 	drain  *drain // nil unless draining
 }
 
+// shard counts a tunnel that ends in the moment in which it loses it, so that at any
+// time all traffic is there, and once.
 type shard struct {
-	mu      sync.Mutex // protects tunnels
+	mu      sync.Mutex // protects what follows
 	tunnels map[*Tunnel]struct{}
+	ended   Traffic // of tunnels that have ended
 }
 
-func newGroup(r *Registry) *Group {
-	g := &Group{registry: r, leases: make(map[*Lease]struct{}), emptied: make(chan struct{}, 1)}
+func newGroup(r *Registry, name string) *Group {
+	g := &Group{registry: r, name: name, leases: make(map[*Lease]struct{}), emptied: make(chan struct{}, 1)}
 	for i := range g.shards {
 		g.shards[i].tunnels = make(map[*Tunnel]struct{})
 	}
@@ -284,6 +297,7 @@ func (g *Group) remove(t *Tunnel, sum Summary) {
 	s := g.shard(t)
 	s.mu.Lock()
 	delete(s.tunnels, t)
+	s.ended.add(t.traffic())
 	s.mu.Unlock()
 	g.registry.onClose(sum)
 	if g.leave() && g.draining.Load() {
@@ -305,14 +319,31 @@ func (g *Group) leave() (last bool) {
 
 // all returns the group's tunnels in no particular order.
 func (g *Group) all() []*Tunnel {
-	var ts []*Tunnel
+	ts, _ := g.copyShards()
+	return ts
+}
+
+// copyShards returns the group's tunnels in no particular order, and what those have
+// carried that had ended by then.
+func (g *Group) copyShards() (ts []*Tunnel, ended Traffic) {
+	ts = make([]*Tunnel, 0, g.count.Load())
 	for i := range g.shards {
 		s := &g.shards[i]
 		s.mu.Lock()
 		for t := range s.tunnels {
 			ts = append(ts, t)
 		}
+		ended.add(s.ended)
 		s.mu.Unlock()
 	}
-	return ts
+	return ts, ended
+}
+
+// takeEnded hands over what the shard has counted.
+func (s *shard) takeEnded() Traffic {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ended := s.ended
+	s.ended = Traffic{}
+	return ended
 }

@@ -32,6 +32,8 @@ type Info struct {
 	ClientIP string
 	// SessionID is the SDK's sessionId, shortened to what a log line can bear.
 	SessionID string
+	// HTTP is the major version of HTTP that the client speaks.
+	HTTP uint8
 }
 
 // Summary is what remains of a tunnel when it is over.
@@ -170,7 +172,9 @@ func (t *Tunnel) lingerLocked() {
 // a boundary, and linger for the peers to answer and for all that is left.
 func (t *Tunnel) goAway(reason string) {
 	t.mu.Lock()
-	t.cutoff = time.Now().Add(linger)
+	if t.cutoff.IsZero() { // whoever comes second gives it no more time
+		t.cutoff = time.Now().Add(linger)
+	}
 	if t.over || t.closedBy != "" {
 		t.mu.Unlock()
 		return // it is ending by itself

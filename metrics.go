@@ -1,0 +1,144 @@
+package watchrtcproxy
+
+import (
+	"errors"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/stats"
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/tunnel"
+)
+
+// registerMetrics has the metrics of ctx's configuration include those of this module.
+// Each configuration has a registry of its own, and any number of handlers.
+func registerMetrics(ctx caddy.Context) error {
+	err := ctx.GetMetricsRegistry().Register(collector{})
+	var already prometheus.AlreadyRegisteredError
+	if errors.As(err, &already) {
+		return nil
+	}
+	return err
+}
+
+// collector reads the process's totals, and what living tunnels count by themselves,
+// when it is asked. It has no state: each registry shows the same.
+type collector struct{}
+
+var descriptions []*prometheus.Desc // of all metrics
+
+func describe(name, help string, labels ...string) *prometheus.Desc {
+	desc := prometheus.NewDesc(prometheus.BuildFQName("caddy", "watchrtc_proxy", name), help, labels, nil)
+	descriptions = append(descriptions, desc)
+	return desc
+}
+
+var (
+	descTunnels = describe("tunnels",
+		"WebSockets that are open.", "upstream")
+	descHandshakesInFlight = describe("handshakes_in_flight",
+		"Handshakes of WebSockets for which the relay is being asked.", "upstream")
+	descTunnelsOpened = describe("tunnels_opened_total",
+		"WebSockets that have been opened.", "upstream")
+	descTunnelsClosed = describe("tunnels_closed_total",
+		"WebSockets that have ended, by who closed them and with which code.", "upstream", "by", "code")
+	descTunnelDuration = describe("tunnel_duration_seconds",
+		"How long WebSockets lasted that have ended.", "upstream")
+	descHandshake = describe("handshake_seconds",
+		"How long handshakes took that opened a WebSocket.", "upstream")
+	descHandshakeFailures = describe("handshake_failures_total",
+		"Handshakes of WebSockets that have failed, by how far they got.", "upstream", "stage")
+	descBytes = describe("bytes_total",
+		"Bytes that WebSockets have carried, open ones included.", "upstream", "direction")
+	descFrames = describe("frames_total",
+		"Frames that WebSockets have carried, open ones included.", "upstream", "direction")
+	descFallbackRequests = describe("fallback_requests_total",
+		"HTTPS requests besides WebSockets, by what they are for and the class of their response.", "upstream", "endpoint", "code")
+	descFallback = describe("fallback_seconds",
+		"How long the relay took to respond to them.", "upstream")
+	descRejected = describe("rejected_total",
+		"Requests that were refused here, by why.", "reason")
+	descUp = describe("upstream_up",
+		"Whether the relay is up: 0 from when it cannot be reached, or does not respond in time, until it responds.", "upstream")
+	descDraining = describe("draining",
+		"Whether the WebSockets of the upstream are being closed because it has left the configuration, or the process stops.", "upstream")
+	descCertificate = describe("upstream_certificate_not_after_seconds",
+		"When the relay's certificate expires, in Unix time.", "upstream")
+)
+
+// Describe names each metric: Caddy's registries insist.
+func (collector) Describe(to chan<- *prometheus.Desc) {
+	for _, desc := range descriptions {
+		to <- desc
+	}
+}
+
+// Collect reads them.
+func (collector) Collect(to chan<- prometheus.Metric) {
+	c := metrics{to}
+	states := upstreamStates()
+	for _, u := range totals.Upstreams() {
+		c.counters(u, states[u.Name].Traffic)
+		if s := states[u.Name]; s.Configured || s.Tunnels > 0 {
+			c.gauges(u, s)
+		}
+	}
+	for reason, n := range totals.Rejected() {
+		c.counter(descRejected, n, reason)
+	}
+}
+
+// metrics is where Collect puts them.
+type metrics struct{ to chan<- prometheus.Metric }
+
+// counters are there as long as the process.
+func (c metrics) counters(u *stats.Upstream, carried tunnel.Traffic) {
+	c.counter(descTunnelsOpened, u.TunnelsOpened(), u.Name)
+	for closed, n := range u.TunnelsClosed() {
+		c.counter(descTunnelsClosed, n, u.Name, closed.By, closed.Code)
+	}
+	for stage, n := range u.HandshakeFailures() {
+		c.counter(descHandshakeFailures, n, u.Name, stage)
+	}
+	for request, n := range u.Requests() {
+		c.counter(descFallbackRequests, n, u.Name, request.Endpoint, request.Class)
+	}
+	c.histogram(descHandshake, u.HandshakeTimes(), u.Name)
+	c.histogram(descTunnelDuration, u.Lifetimes(), u.Name)
+	c.histogram(descFallback, u.ResponseTimes(), u.Name)
+	const toRelay, toClient = "to_relay", "to_client"
+	c.counter(descBytes, carried.BytesToRelay, u.Name, toRelay)
+	c.counter(descBytes, carried.BytesToClient, u.Name, toClient)
+	c.counter(descFrames, carried.FramesToRelay, u.Name, toRelay)
+	c.counter(descFrames, carried.FramesToClient, u.Name, toClient)
+}
+
+// gauges are there while the upstream is configured or has tunnels.
+func (c metrics) gauges(u *stats.Upstream, s tunnel.UpstreamState) {
+	c.gauge(descTunnels, float64(s.Tunnels), u.Name)
+	c.gauge(descHandshakesInFlight, float64(u.HandshakesInFlight()), u.Name)
+	c.gauge(descUp, oneIf(u.Up()), u.Name)
+	c.gauge(descDraining, oneIf(s.Drain != nil), u.Name)
+	if end := u.CertificateEnd(); end != 0 {
+		c.gauge(descCertificate, float64(end), u.Name)
+	}
+}
+
+func (c metrics) counter(desc *prometheus.Desc, n uint64, labels ...string) {
+	c.to <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(n), labels...)
+}
+
+func (c metrics) gauge(desc *prometheus.Desc, value float64, labels ...string) {
+	c.to <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
+}
+
+func (c metrics) histogram(desc *prometheus.Desc, d stats.Distribution, labels ...string) {
+	c.to <- prometheus.MustNewConstHistogram(desc, d.Count, d.Sum, d.Buckets, labels...)
+}
+
+func oneIf(yes bool) float64 {
+	if yes {
+		return 1
+	}
+	return 0
+}
