@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
@@ -63,21 +64,53 @@ func parseFigures(t *testing.T, page, upstream string) figures {
 }
 
 // want checks figures; those that are not named must be those of before.
-func (f figures) want(t *testing.T, before figures, want figures) {
+func (f figures) want(t *testing.T, before, want figures) {
 	t.Helper()
+	for _, difference := range f.differences(before, want) {
+		t.Error(difference)
+	}
+}
+
+func (f figures) differences(before, want figures) (all []string) {
 	for series, now := range f {
 		switch expected, ok := want[series]; {
 		case ok && now != expected:
-			t.Errorf("%s is %v, want %v", series, now, expected)
+			all = append(all, fmt.Sprintf("%s is %v, want %v", series, now, expected))
 		case !ok && now != before[series] && !takesTime.MatchString(series):
-			t.Errorf("%s is %v, and was %v", series, now, before[series])
+			all = append(all, fmt.Sprintf("%s is %v, and was %v", series, now, before[series]))
 		}
 	}
 	for series := range want {
 		if _, ok := f[series]; !ok {
-			t.Errorf("there is no %s", series)
+			all = append(all, "there is no "+series)
 		}
 	}
+	return all
+}
+
+// awaitFigures waits for figures: what a client has got already may be counted a
+// moment later.
+func (p *proxy) awaitFigures(t *testing.T, upstream string, before, want figures) {
+	t.Helper()
+	ticker := time.NewTicker(5 * time.Millisecond)
+	defer ticker.Stop()
+	for deadline := time.Now().Add(patience); ; <-ticker.C {
+		now := p.figures(t, upstream)
+		if len(now.differences(before, want)) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			now.want(t, before, want)
+			return
+		}
+	}
+}
+
+// ofProcess are those that belong to no upstream: other tests have counted, too.
+func (f figures) ofProcess() figures {
+	own := maps.Clone(f)
+	maps.DeleteFunc(own, func(series string, _ float64) bool { return !strings.HasPrefix(series, "rejected_total") })
+	return own
 }
 
 // takesTime are the series whose value is how long something took.
@@ -184,7 +217,7 @@ func TestMetricsFromTheStart(t *testing.T) {
 		}
 	}
 	maps.Copy(counters, gauges)
-	first.want(t, nil, counters)
+	first.want(t, first.ofProcess(), counters)
 	for _, reason := range []string{"body", "draining", "handshake", "loop"} {
 		if _, ok := first[fmt.Sprintf("rejected_total{reason=%q}", reason)]; !ok {
 			t.Errorf("nothing is rejected for %s", reason)
@@ -208,8 +241,8 @@ func TestMetricsFromTheStart(t *testing.T) {
 			t.Errorf("%s is still there", gauge)
 		}
 	}
-	last.want(t, nil, counters)
-	p.figures(t, other.upstream).want(t, nil, gauges)
+	last.want(t, last.ofProcess(), counters)
+	p.awaitFigures(t, other.upstream, last.ofProcess(), gauges)
 }
 
 // TestMetricsOfTunnels: what the clients sent and got is what the metrics say, while
@@ -238,10 +271,10 @@ func TestMetricsOfTunnels(t *testing.T) {
 			`bytes_total{direction="to_relay"}`: count * (2 + 4 + 5), `bytes_total{direction="to_client"}`: count * (2 + 5),
 			`frames_total{direction="to_relay"}`: count, `frames_total{direction="to_client"}`: count,
 		}
-		p.figures(t, relay.upstream).want(t, before, alive)
+		p.awaitFigures(t, relay.upstream, before, alive)
 		s.body += "\nrespond /new 204"
 		p.reload(t, s)
-		p.figures(t, relay.upstream).want(t, before, alive)
+		p.awaitFigures(t, relay.upstream, before, alive)
 
 		clients[0].close(t, 1000)
 		clients[1].close(t, 4321)
@@ -257,7 +290,7 @@ func TestMetricsOfTunnels(t *testing.T) {
 			`tunnels_closed_total{by="client",code="other"}`: 1,
 			`tunnels_closed_total{by="client",code="1006"}`:  1,
 		}
-		p.figures(t, relay.upstream).want(t, before, ended)
+		p.awaitFigures(t, relay.upstream, before, ended)
 	})
 }
 
@@ -394,7 +427,7 @@ func TestMetricsOfALoop(t *testing.T) {
 	before := p.figures(t, "")
 	response, _ := ask(t, p.client(t, http1), request(t, "POST", p.url("/websocket/trace"), nil))
 	wantStatus(t, response, http.StatusLoopDetected)
-	p.figures(t, "").want(t, before, figures{`rejected_total{reason="loop"}`: before[`rejected_total{reason="loop"}`] + 1})
+	p.awaitFigures(t, "", before, figures{`rejected_total{reason="loop"}`: before[`rejected_total{reason="loop"}`] + 1})
 }
 
 // TestMetricsOfFailures: handshakes that fail, by how far they got, and whether the
@@ -423,7 +456,7 @@ func TestMetricsOfFailures(t *testing.T) {
 			before := p.figures(t, test.upstream)
 			p.open(t, http1, test.target, "")
 			series := fmt.Sprintf("handshake_failures_total{stage=%q}", stage)
-			p.figures(t, test.upstream).want(t, before, figures{series: before[series] + 1, "upstream_up": test.up})
+			p.awaitFigures(t, test.upstream, before, figures{series: before[series] + 1, "upstream_up": test.up})
 		})
 	}
 }
@@ -446,7 +479,7 @@ func TestMetricsOfACanceledHandshake(t *testing.T) {
 	c := p.dial(t)
 	c.WriteRequest("GET", target, wstest.HandshakeFields(wstest.NewKey())...)
 	await(t, asked, "handshake")
-	p.figures(t, upstream).want(t, before, figures{"handshakes_in_flight": 1})
+	p.awaitFigures(t, upstream, before, figures{"handshakes_in_flight": 1})
 	c.Drop()
 	await(t, givenUp, "end of the relay's connection")
 	for {
