@@ -1,61 +1,57 @@
 package watchrtcproxy
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
 	"flag"
 	"fmt"
+	"io"
 	"log"
-	"math/big"
 	"net"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/goleak"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
-// The certificate of every proxy and relay of these tests, as TestMain made it.
+// patience is how long a test waits for what must happen. Nothing depends on how long
+// it takes.
+const patience = wstest.Patience
+
+// The certificate of every proxy of these tests.
 var (
-	certFile, keyFile string
-	certificate       tls.Certificate
-	roots             = x509.NewCertPool()
+	authority  = wstest.NewAuthority("watchrtc_proxy test")
+	proxyFiles wstest.Files
 )
 
-// scratch is where Caddy keeps its locks and the like.
+// scratch is where Caddy keeps its locks and the like, and this certificate.
 var scratch string
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	dir, err := os.MkdirTemp("", "watchrtc")
+	code, err := run(m)
 	if err != nil {
 		log.Fatal(err)
 	}
-	scratch = dir
-	// The relays of these tests are on loopback, whatever their names.
-	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"} {
-		os.Unsetenv(name)
-		os.Unsetenv(strings.ToLower(name))
-	}
-	if err := makeCertificate(dir); err != nil {
-		log.Fatal(err)
-	}
-	code := m.Run()
-	if err := leaks(); code == 0 && err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.RemoveAll(dir)
 	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	if scratch, err = os.MkdirTemp("", "watchrtc"); err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(scratch)
+	if proxyFiles, err = authority.Issue("localhost").WriteFiles(scratch, "proxy"); err != nil {
+		return 0, err
+	}
+	code = m.Run()
+	if err := leaks(); code == 0 && err != nil {
+		return 0, err
+	}
+	return code, nil
 }
 
 // lockKeeper is a goroutine of Caddy's that notices only now and then that its lock is
@@ -70,39 +66,82 @@ func leaks() error {
 	return goleak.Find(lockKeeper)
 }
 
-func makeCertificate(dir string) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
+// start runs Caddy with handlers, JSON objects separated by commas, on its one route until
+// the test ends. It is for tests that look inside the package while it runs; those that
+// need not do that are in integration.
+func start(t *testing.T, handlers string) (addr string) {
+	t.Helper()
+	for range 10 {
+		addr = freeAddr(t)
+		err := caddy.Load(fmt.Appendf(nil, `{
+			"admin": {"disabled": true, "config": {"persist": false}},
+			"logging": {"logs": {"default": {"writer": {"output": "discard"}}}},
+			"storage": {"module": "file_system", "root": %q},
+			"apps": {
+				"tls": {"certificates": {"load_files": [{"certificate": %q, "key": %q}]}},
+				"http": {"grace_period": "5s", "servers": {"test": {
+					"listen": [%q], "automatic_https": {"disable": true}, "tls_connection_policies": [{}],
+					"routes": [{"handle": [%s]}]
+				}}}
+			}
+		}`, scratch, proxyFiles.Cert, proxyFiles.Key, addr, handlers), true)
+		if err == nil {
+			t.Cleanup(func() {
+				if err := caddy.Stop(); err != nil {
+					t.Errorf("stopping: %v", err)
+				}
+				tunnels.Wait()
+			})
+			return addr
+		}
+		if !strings.Contains(err.Error(), "address already in use") {
+			t.Fatal(err)
+		}
 	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		Subject:      pkix.Name{CommonName: "watchrtc_proxy test"},
-		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     time.Now().Add(24 * time.Hour),
-		DNSNames:     []string{"localhost", "relay.example"},
-		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
-		IsCA:         true, BasicConstraintsValid: true,
+	t.Fatal("no port stays free")
+	return ""
+}
+
+// freeAddr returns an address that was free for both TCP and UDP a moment ago.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	for range 100 {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr := ln.Addr().String()
+		pc, err := net.ListenPacket("udp", addr)
+		ln.Close()
+		if err == nil {
+			pc.Close()
+			return addr
+		}
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return err
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return err
-	}
-	certPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	keyPEM := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
-	roots.AppendCertsFromPEM(certPEM)
-	if certificate, err = tls.X509KeyPair(certPEM, keyPEM); err != nil {
-		return err
-	}
-	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	if err := os.WriteFile(certFile, certPEM, 0o600); err != nil {
-		return err
-	}
-	return os.WriteFile(keyFile, keyPEM, 0o600)
+	t.Fatal("no port is free")
+	return ""
+}
+
+// handlerFor is the handler with a relay of its own, which echoes WebSockets and responds
+// to all other requests with 200.
+func handlerFor(t *testing.T) string {
+	relay := wstest.NewRelay(t, nil, func(c *wstest.Conn) {
+		for {
+			request, err := c.ReadRequest()
+			if err != nil {
+				return
+			}
+			if request.Header.Get("Upgrade") == "" {
+				c.WriteResponse("200 OK", "")
+				continue
+			}
+			c.WriteResponseHead("101 Switching Protocols", "Connection: Upgrade", "Upgrade: websocket",
+				"Sec-WebSocket-Accept: "+wstest.Accept(request.Header.Get("Sec-Websocket-Key")))
+			io.Copy(c, c.R)
+			return
+		}
+	})
+	return fmt.Sprintf(`{"handler": "watchrtc_proxy", "upstreams": ["ws://%s"], "drain_window": 0}`, relay.Addr)
 }
 
 // TestModule shows that the module is where configurations look for it.
@@ -154,9 +193,8 @@ func TestValidate(t *testing.T) {
 		}
 		config.Admin = &caddy.AdminConfig{Disabled: true}
 		config.StorageRaw = json.RawMessage(fmt.Sprintf(`{"module": "file_system", "root": %q}`, scratch))
-		newLogSink()
 		config.Logging = &caddy.Logging{Logs: map[string]*caddy.CustomLog{"default": {
-			BaseLog: caddy.BaseLog{WriterRaw: []byte(`{"output": "watchrtc_test"}`)},
+			BaseLog: caddy.BaseLog{WriterRaw: []byte(`{"output": "discard"}`)},
 		}}}
 		err := caddy.Validate(&config)
 		switch {
@@ -165,60 +203,5 @@ func TestValidate(t *testing.T) {
 		case test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)):
 			t.Errorf("%s: %v, want %s", test.handler, err, test.want)
 		}
-	}
-}
-
-// TestLoadLog shows what is said of a configuration when it is loaded: where it
-// relays to, and what can only be a mistake.
-func TestLoadLog(t *testing.T) {
-	t.Setenv("WATCHRTC_TEST_RELAY", "staging")
-	const trap = "watchrtc_proxy /websocket {$WATCHRTC_TEST_UNSET}"
-	for _, test := range []struct {
-		name  string
-		start func() *proxy
-		want  map[string]any // in the line "relaying"
-		warn  []string       // each is part of the only warning
-	}{
-		{"variable not set", func() *proxy { return start(t, site{body: trap}) },
-			map[string]any{"mount": "/websocket", "upstream": "wss://watchrtc.testrtc.com", "default_upstream": true}, nil},
-		{"production on purpose", func() *proxy { return start(t, site{body: "watchrtc_proxy /websocket/* production"}) },
-			map[string]any{"mount": "/websocket", "upstream": "wss://watchrtc.testrtc.com", "default_upstream": false}, nil},
-		{"no mount", func() *proxy { return start(t, site{body: "watchrtc_proxy * {env.WATCHRTC_TEST_RELAY}"}) },
-			map[string]any{"mount": "/", "upstream": "wss://watchrtc-staging2.testrtc.com", "default_upstream": false}, nil},
-		{"short idle_timeout", func() *proxy { return start(t, mountOn("staging", "idle_timeout 5ms")) },
-			nil, []string{"idle_timeout is below 30s", "in JSON a duration without a unit is in nanoseconds", `"idle_timeout":"5ms"`}},
-		{"idle_timeout without a unit", func() *proxy { return startJSON(t, `{"handler": "watchrtc_proxy", "idle_timeout": 120}`) },
-			nil, []string{"idle_timeout is below 30s", "nanoseconds", `"idle_timeout":"120ns"`}},
-		{"handshake_timeout without a unit", func() *proxy { return startJSON(t, `{"handler": "watchrtc_proxy", "handshake_timeout": 10}`) },
-			nil, []string{"handshake_timeout is below 100ms", "nanoseconds", `"handshake_timeout":"10ns"`}},
-		{"drain_window without a unit", func() *proxy { return startJSON(t, `{"handler": "watchrtc_proxy", "drain_window": 20}`) },
-			nil, []string{"drain_window is below 1ms", "nanoseconds", `"drain_window":"20ns"`}},
-		{"small max_body_size", func() *proxy { return start(t, mountOn("staging", "max_body_size 16")) },
-			nil, []string{"max_body_size is below 64KiB", "in JSON it is in bytes", `"max_body_size":16`}},
-		{"the least that is sensible", func() *proxy {
-			return start(t, mountOn("staging", "idle_timeout 30s\nhandshake_timeout 100ms\ndrain_window 1ms\nmax_body_size 64KiB"))
-		}, nil, nil},
-		{"no idle timeout", func() *proxy { return start(t, mountOn("staging", "idle_timeout 0\ndrain_window 0")) }, nil, nil},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			p := test.start()
-			lines, _ := p.logs.matching(`"http.handlers.watchrtc_proxy"`, `"level":"info"`, `"relaying"`)
-			if len(lines) != 1 {
-				t.Fatalf("lines %q, want one", lines)
-			}
-			var fields map[string]any
-			if err := json.Unmarshal([]byte(lines[0]), &fields); err != nil {
-				t.Fatal(err)
-			}
-			for name, want := range test.want {
-				if fields[name] != want {
-					t.Errorf("%s is %v, want %v", name, fields[name], want)
-				}
-			}
-			warnings, _ := p.logs.matching(`"http.handlers.watchrtc_proxy"`, `"level":"warn"`)
-			if len(warnings) != min(len(test.warn), 1) || len(warnings) == 1 && !containsAll(warnings[0], test.warn) {
-				t.Errorf("warnings %q, want %q", warnings, test.warn)
-			}
-		})
 	}
 }

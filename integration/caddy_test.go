@@ -357,7 +357,7 @@ func TestCaddyProxyProtocol(t *testing.T) {
 				return
 			}
 			t.Run(version+" on both sides", func(t *testing.T) {
-				c := p.dialAfter(t, "PROXY TCP4 192.0.2.9 127.0.0.1 40000 443\r\n")
+				c := p.dial(t, "PROXY TCP4 192.0.2.9 127.0.0.1 40000 443\r\n")
 				if err := c.WriteRequest("GET", "/websocket/trace"); err != nil {
 					t.Fatal(err)
 				}

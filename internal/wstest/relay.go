@@ -99,6 +99,12 @@ func (r *Relay) Next() *Conn {
 	}
 }
 
+// Wait stops listening and waits until each handler has returned by itself.
+func (r *Relay) Wait() {
+	r.listener.Close()
+	r.serving.Wait()
+}
+
 // Close stops listening, closes all connections and waits for their handlers. A test
 // that has the relay go away calls it early; calling it again does no harm.
 func (r *Relay) Close() {

@@ -1,7 +1,6 @@
-package watchrtcproxy
+package integration_test
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"crypto/tls"
 	"errors"
@@ -12,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/coder/websocket"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 // legs runs a test for each combination of TLS and none: the legs of a tunnel are
@@ -19,7 +20,7 @@ import (
 func legs(t *testing.T, test func(t *testing.T, plain bool, relayScheme string, relayTLS *tls.Config)) {
 	for _, plain := range []bool{false, true} {
 		name := map[bool]string{false: "TLS", true: "plain"}[plain]
-		t.Run(name+" to TLS", func(t *testing.T) { test(t, plain, "wss://", relayTLS()) })
+		t.Run(name+" to TLS", func(t *testing.T) { test(t, plain, "wss://", leaf.ServerConfig()) })
 		t.Run(name+" to plain", func(t *testing.T) { test(t, plain, "ws://", nil) })
 	}
 }
@@ -29,28 +30,28 @@ func legs(t *testing.T, test func(t *testing.T, plain bool, relayScheme string, 
 func TestPipelined(t *testing.T) {
 	legs(t, func(t *testing.T, plain bool, scheme string, config *tls.Config) {
 		for _, size := range []int{1, 100, 5000, 70_000} {
-			fromClient := frame(bitFin|opBinary, true, randomBytes(size)) + frame(bitFin|opText, true, []byte("last"))
-			fromRelay := frame(bitFin|opText, false, []byte(`{"interval":8000}`)) + frame(bitFin|opBinary, false, randomBytes(size))
+			fromClient := wire(true, binaryMessage(size)) + wire(true, wstest.Message("last"))
+			fromRelay := wire(false, wstest.Message(`{"interval":8000}`)) + wire(false, binaryMessage(size))
 			got := make(chan []byte, 1)
-			addr := newRawRelay(t, config, func(c *rawConn) {
-				if _, err := c.upgrade(fromRelay); err != nil {
+			addr := rawRelayWith(t, config, func(c *wstest.Conn) {
+				if _, err := c.AcceptHandshakeWith(fromRelay); err != nil {
 					t.Error(err)
 				}
 				p := make([]byte, len(fromClient))
-				if _, err := io.ReadFull(c.r, p); err != nil {
+				if _, err := io.ReadFull(c.R, p); err != nil {
 					t.Error(err)
 				}
 				got <- p
-				c.drain()
-			})
-			s := mountOn(scheme+addr, "")
+				c.ReadToEnd()
+			}).Addr
+			s := mount(scheme+addr, "")
 			s.plain = plain
 			p := start(t, s)
-			c := p.dial(t, "")
-			c.write("GET /websocket HTTP/1.1\r\nHost: proxy.example\r\n" + strings.Join(handshakeFields, "\r\n") + "\r\n\r\n" + fromClient)
-			c.wantStatus(c.answer("GET"), http.StatusSwitchingProtocols)
+			c := p.dial(t)
+			c.write("GET /websocket HTTP/1.1\r\nHost: proxy.example\r\n" + strings.Join(wstest.HandshakeFields(wstest.SampleKey), "\r\n") + "\r\n\r\n" + fromClient)
+			c.wantStatus(c.response("GET"), http.StatusSwitchingProtocols)
 			back := make([]byte, len(fromRelay))
-			if _, err := io.ReadFull(c.r, back); err != nil {
+			if _, err := io.ReadFull(c.R, back); err != nil {
 				t.Fatal(err)
 			}
 			if string(back) != fromRelay {
@@ -60,7 +61,7 @@ func TestPipelined(t *testing.T) {
 				t.Errorf("%d bytes from the client do not arrive as they were", size)
 			}
 			c.close()
-			stop(t)
+			p.stop(t)
 		}
 	})
 }
@@ -72,39 +73,41 @@ func TestFramesUntouched(t *testing.T) {
 		var fromClient, fromRelay strings.Builder
 		for _, b := range []*strings.Builder{&fromClient, &fromRelay} {
 			masked := b == &fromClient
-			b.WriteString(frame(bitFin|bitRSV1|opText, masked, []byte("\xaa\x56\x4a\x04\x00")))
-			b.WriteString(frame(opText, masked, []byte("frag")))
-			b.WriteString(frame(bitFin|opPing, masked, []byte("between")))
-			b.WriteString(frame(0, masked, nil))
-			b.WriteString(frame(bitFin, masked, []byte("ment")))
-			b.WriteString(frame(bitFin|0x30|0x3, masked, randomBytes(126)))
-			b.WriteString(frame(bitFin|opBinary, !masked, randomBytes(65536)))
-			b.WriteString(closeFrameOf(4321, masked))
+			b.WriteString(wire(masked,
+				wstest.Frame{Fin: true, RSV: 0x40, Opcode: wstest.Text, Payload: []byte("\xaa\x56\x4a\x04\x00")},
+				wstest.Frame{Opcode: wstest.Text, Payload: []byte("frag")},
+				wstest.Frame{Fin: true, Opcode: wstest.Ping, Payload: []byte("between")},
+				wstest.Frame{Opcode: wstest.Continuation},
+				wstest.Frame{Fin: true, Opcode: wstest.Continuation, Payload: []byte("ment")},
+				wstest.Frame{Fin: true, RSV: 0x30, Opcode: 0x3, Payload: randomBytes(126)},
+			))
+			b.WriteString(wire(!masked, binaryMessage(65536)))
+			b.WriteString(wire(masked, wstest.CloseFrame(4321)))
 		}
 		got := make(chan []byte, 1)
-		addr := newRawRelay(t, config, func(c *rawConn) {
-			if _, err := c.upgrade("", "Sec-WebSocket-Protocol: 2.0", "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover"); err != nil {
+		addr := rawRelayWith(t, config, func(c *wstest.Conn) {
+			if _, err := c.AcceptHandshakeWith("", "Sec-WebSocket-Protocol: 2.0", "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover"); err != nil {
 				t.Error(err)
 			}
 			p := make([]byte, fromClient.Len())
-			if _, err := io.ReadFull(c.r, p); err != nil {
+			if _, err := io.ReadFull(c.R, p); err != nil {
 				t.Error(err)
 			}
 			got <- p
-			c.write(fromRelay.String())
-		})
-		s := mountOn(scheme+addr, "")
+			c.WriteText(fromRelay.String())
+		}).Addr
+		s := mount(scheme+addr, "")
 		s.plain = plain
 		p := start(t, s)
-		c := p.dial(t, "")
-		answer := c.handshake("/websocket", "Sec-WebSocket-Protocol: 2.0", "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits")
-		wantField(t, "101", answer.Header, "Sec-Websocket-Protocol", "2.0")
-		wantField(t, "101", answer.Header, "Sec-Websocket-Extensions", "permessage-deflate; server_no_context_takeover")
+		c := p.dial(t)
+		response := c.handshake("/websocket", "Sec-WebSocket-Protocol: 2.0", "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits")
+		wantLine(t, "101", response.Header, "Sec-Websocket-Protocol", "2.0")
+		wantLine(t, "101", response.Header, "Sec-Websocket-Extensions", "permessage-deflate; server_no_context_takeover")
 		c.write(fromClient.String())
 		if p := <-got; string(p) != fromClient.String() {
 			t.Error("the client's frames do not arrive as they were")
 		}
-		back, err := io.ReadAll(c.r)
+		back, err := io.ReadAll(c.R)
 		if err != nil || string(back) != fromRelay.String() {
 			t.Errorf("the relay's frames do not arrive as they were (%v)", err)
 		}
@@ -130,7 +133,7 @@ func TestLargeMessages(t *testing.T) {
 	message := randomBytes(64 << 20)
 	want := sha256.Sum256(message)
 	relay := newRelay(t, nil)
-	p := start(t, mountOn(relay.URL, ""))
+	p := start(t, mount(relay.URL, ""))
 	ws := p.webSocket(t, "/websocket")
 	ctx := testContext(t)
 	sent := make(chan error, 1)
@@ -150,20 +153,20 @@ func TestLargeMessages(t *testing.T) {
 // TestHalfClose has one end stop to send; the other goes on until it is done.
 func TestHalfClose(t *testing.T) {
 	legs(t, func(t *testing.T, plain bool, scheme string, config *tls.Config) {
-		question := frame(bitFin|opBinary, true, randomBytes(50_000))
-		reply := frame(bitFin|opBinary, false, randomBytes(50_000))
-		exchange := func(name string, relay func(*rawConn), client func(*client)) {
+		question := wire(true, binaryMessage(50_000))
+		reply := wire(false, binaryMessage(50_000))
+		exchange := func(name string, relay func(*wstest.Conn), client func(*conn)) {
 			t.Run(name, func(t *testing.T) {
-				addr := newRawRelay(t, config, func(c *rawConn) {
-					if _, err := c.upgrade(""); err != nil {
+				addr := rawRelayWith(t, config, func(c *wstest.Conn) {
+					if _, err := c.AcceptHandshakeWith(""); err != nil {
 						t.Error(err)
 					}
 					relay(c)
-				})
-				s := mountOn(scheme+addr, "")
+				}).Addr
+				s := mount(scheme+addr, "")
 				s.plain = plain
 				p := start(t, s)
-				c := p.dial(t, "")
+				c := p.dial(t)
 				c.wantStatus(c.handshake("/websocket"), http.StatusSwitchingProtocols)
 				client(c)
 				if closed := p.closed(t); closed["close_code"] != 1006.0 || closed["closed_by"] != name || closed["reason"] != "end of stream" {
@@ -171,28 +174,28 @@ func TestHalfClose(t *testing.T) {
 				}
 			})
 		}
-		exchange("client", func(c *rawConn) {
-			if p, err := c.drain(); err != nil || string(p) != question {
+		exchange("client", func(c *wstest.Conn) {
+			if p, err := c.ReadToEnd(); err != nil || string(p) != question {
 				t.Errorf("the relay gets %d bytes (%v)", len(p), err)
 			}
-			c.write(reply)
-		}, func(c *client) {
+			c.WriteText(reply)
+		}, func(c *conn) {
 			c.write(question)
 			c.closeWrite()
-			if p, err := io.ReadAll(c.r); err != nil || string(p) != reply {
+			if p, err := io.ReadAll(c.R); err != nil || string(p) != reply {
 				t.Errorf("the client gets %d bytes (%v)", len(p), err)
 			}
 		})
-		exchange("relay", func(c *rawConn) {
-			c.write(reply)
-			if err := closeWrite(c.Conn); err != nil {
+		exchange("relay", func(c *wstest.Conn) {
+			c.WriteText(reply)
+			if err := c.CloseWrite(); err != nil {
 				t.Error(err)
 			}
-			if p, err := c.drain(); err != nil || string(p) != question {
+			if p, err := c.ReadToEnd(); err != nil || string(p) != question {
 				t.Errorf("the relay gets %d bytes (%v)", len(p), err)
 			}
-		}, func(c *client) {
-			if p, err := io.ReadAll(c.r); err != nil || string(p) != reply {
+		}, func(c *conn) {
+			if p, err := io.ReadAll(c.R); err != nil || string(p) != reply {
 				t.Errorf("the client gets %d bytes (%v)", len(p), err)
 			}
 			c.write(question)
@@ -204,47 +207,47 @@ func TestHalfClose(t *testing.T) {
 // TestAbnormalEnd shows that an end that is none stays one.
 func TestAbnormalEnd(t *testing.T) {
 	legs(t, func(t *testing.T, plain bool, scheme string, config *tls.Config) {
-		hello := frame(bitFin|opText, true, []byte("running"))
+		hello := wire(true, wstest.Message("running"))
 		ended := make(chan error, 1)
 		resetting := make(chan bool, 1)
-		addr := newRawRelay(t, config, func(c *rawConn) {
-			if _, err := c.upgrade(""); err != nil {
+		addr := rawRelayWith(t, config, func(c *wstest.Conn) {
+			if _, err := c.AcceptHandshakeWith(""); err != nil {
 				t.Error(err)
 			}
-			if _, err := io.ReadFull(c.r, make([]byte, len(hello))); err != nil {
+			if _, err := io.ReadFull(c.R, make([]byte, len(hello))); err != nil {
 				t.Error(err)
 			}
-			c.write(hello)
+			c.WriteText(hello)
 			if <-resetting {
-				reset(c.Conn)
+				c.Reset()
 				return
 			}
-			_, err := c.drain()
+			_, err := c.ReadToEnd()
 			ended <- err
-		})
-		s := mountOn(scheme+addr, "")
+		}).Addr
+		s := mount(scheme+addr, "")
 		s.plain = plain
 		p := start(t, s)
 		for _, byRelay := range []bool{false, true} {
-			c := p.dial(t, "")
+			c := p.dial(t)
 			c.wantStatus(c.handshake("/websocket"), http.StatusSwitchingProtocols)
 			c.write(hello)
-			if _, err := io.ReadFull(c.r, make([]byte, len(hello))); err != nil {
+			if _, err := io.ReadFull(c.R, make([]byte, len(hello))); err != nil {
 				t.Fatal(err)
 			}
 			resetting <- byRelay
 			var err error
 			if byRelay {
-				_, err = io.ReadAll(c.r)
+				_, err = io.ReadAll(c.R)
 			} else {
-				reset(c.conn)
+				c.Reset()
 				err = <-ended
 			}
 			if err == nil || isTimeout(err) {
 				t.Errorf("by the relay %v: the other end sees %v", byRelay, err)
 			}
 		}
-		p.logs.wait(testContext(t), t, 2, `"tunnel closed"`)
+		p.logs.wait(t, 2, `"tunnel closed"`)
 	})
 }
 
@@ -257,11 +260,11 @@ func isTimeout(err error) bool {
 // tunnel lives.
 func TestHandlerReturns(t *testing.T) {
 	relay := newRelay(t, nil)
-	s := mountOn(relay.URL, "")
+	s := mount(relay.URL, "")
 	s.body += "\nlog"
 	p := start(t, s)
 	ws := p.webSocket(t, "/websocket")
-	p.logs.wait(testContext(t), t, 1, `"handled request"`, `"status":101`)
+	p.logs.wait(t, 1, `"handled request"`, `"status":101`)
 	echo(t, ws, []byte("still there"))
 	if lines, _ := p.logs.matching(`"tunnel closed"`); len(lines) > 0 {
 		t.Errorf("the tunnel is over: %s", lines)
@@ -274,39 +277,24 @@ func TestHandlerReturns(t *testing.T) {
 	}
 }
 
-// echo sends a message and wants it back.
-func echo(t *testing.T, ws *websocket.Conn, message []byte) {
-	t.Helper()
-	ctx := testContext(t)
-	if err := ws.Write(ctx, websocket.MessageText, message); err != nil {
-		t.Fatal(err)
-	}
-	if _, back, err := ws.Read(ctx); err != nil || !bytes.Equal(back, message) {
-		t.Fatalf("%q came back as %q (%v)", message, back, err)
-	}
-}
-
 // TestIdleTimeout shows both ends being told when nothing has moved.
 func TestIdleTimeout(t *testing.T) {
 	legs(t, func(t *testing.T, plain bool, scheme string, config *tls.Config) {
-		codes := make(chan int, 1)
-		addr := newRawRelay(t, config, func(c *rawConn) {
-			if _, err := c.upgrade(""); err != nil {
+		told := make(chan bool)
+		addr := rawRelayWith(t, config, func(c *wstest.Conn) {
+			if _, err := c.AcceptHandshakeWith(""); err != nil {
 				t.Error(err)
 			}
-			codes <- readClose(t, c.r)
-		})
-		s := mountOn(scheme+addr, "idle_timeout 50ms")
+			wantClose(t, c.Frames, wstest.GoingAway)
+			close(told)
+		}).Addr
+		s := mount(scheme+addr, "idle_timeout 50ms")
 		s.plain = plain
 		p := start(t, s)
-		c := p.dial(t, "")
+		c := p.dial(t)
 		c.wantStatus(c.handshake("/websocket"), http.StatusSwitchingProtocols)
-		if code := readClose(t, c.r); code != 1001 {
-			t.Errorf("the client is told %d", code)
-		}
-		if code := <-codes; code != 1001 {
-			t.Errorf("the relay is told %d", code)
-		}
+		wantClose(t, c.Frames, wstest.GoingAway)
+		<-told
 		c.close()
 		if closed := p.closed(t); closed["reason"] != "idle" || closed["closed_by"] != "proxy" || closed["close_code"] != 1001.0 {
 			t.Errorf("the log says %v", closed)
@@ -319,21 +307,21 @@ func TestIdleTimeout(t *testing.T) {
 // twice, it still works.
 func TestSilence(t *testing.T) {
 	legs(t, func(t *testing.T, plain bool, scheme string, config *tls.Config) {
-		addr := newRawRelay(t, config, func(c *rawConn) {
-			if _, err := c.upgrade(""); err != nil {
+		addr := rawRelayWith(t, config, func(c *wstest.Conn) {
+			if _, err := c.AcceptHandshakeWith(""); err != nil {
 				t.Error(err)
 			}
-			io.Copy(c.Conn, c.r)
-		})
-		s := mountOn(scheme+addr, "")
+			io.Copy(c, c.R)
+		}).Addr
+		s := mount(scheme+addr, "")
 		s.plain, s.server = plain, shortTimeouts
 		p := start(t, s)
-		c := p.dial(t, "")
+		c := p.dial(t)
 		c.wantStatus(c.handshake("/websocket"), http.StatusSwitchingProtocols)
 		for _, piece := range []string{"before", "after"} {
 			c.write(piece)
 			back := make([]byte, len(piece))
-			if _, err := io.ReadFull(c.r, back); err != nil || string(back) != piece {
+			if _, err := io.ReadFull(c.R, back); err != nil || string(back) != piece {
 				t.Errorf("%q came back as %q (%v)", piece, back, err)
 			}
 			p.awaitTimeouts(t)
@@ -350,11 +338,11 @@ const shortTimeouts = "timeouts {\nread_body_idle 50ms\nread_header 50ms\nwrite_
 func (p *proxy) awaitTimeouts(t *testing.T) {
 	t.Helper()
 	for range 2 {
-		c := p.dial(t, "")
+		c := p.dial(t)
 		c.request("POST", "/websocket/trace", "Content-Length: 2")
-		answer, err := http.ReadResponse(c.r, nil)
-		if err == nil && answer.StatusCode < 400 {
-			t.Errorf("a request without its body got %d", answer.StatusCode)
+		response, err := http.ReadResponse(c.R, nil)
+		if err == nil && response.StatusCode < 400 {
+			t.Errorf("a request without its body got %d", response.StatusCode)
 		}
 		c.close()
 	}
@@ -363,8 +351,8 @@ func (p *proxy) awaitTimeouts(t *testing.T) {
 // TestSessionID shows what of the query the log tells, and how much of it at most.
 func TestSessionID(t *testing.T) {
 	relay := newRelay(t, nil)
-	p := start(t, mountOn(relay.URL, "mask_client_ip"))
-	c := p.dial(t, "")
+	p := start(t, mount(relay.URL, "mask_client_ip"))
+	c := p.dial(t)
 	c.wantStatus(c.handshake("/websocket?sessionId="+strings.Repeat("%41", 200)+"&apiKey=k"), http.StatusSwitchingProtocols)
 	c.close()
 	closed := p.closed(t)

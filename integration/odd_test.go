@@ -1,4 +1,4 @@
-package watchrtcproxy
+package integration_test
 
 import (
 	"bytes"
@@ -14,24 +14,26 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 // TestOddStatuses has statuses that nothing can be done with.
 func TestOddStatuses(t *testing.T) {
-	for way, options := range transportWays {
+	for way, options := range transportWays() {
 		for _, status := range []string{"000", "001", "099"} {
-			addr := newRawRelay(t, relayTLS(), func(c *rawConn) {
-				if _, err := c.request(); err == nil {
-					c.write("HTTP/1.1 " + status + " Odd\r\nContent-Length: 0\r\n\r\n")
+			addr := rawRelay(t, func(c *wstest.Conn) {
+				if _, err := c.ReadRequest(); err == nil {
+					c.WriteText("HTTP/1.1 " + status + " Odd\r\nContent-Length: 0\r\n\r\n")
 				}
-			})
-			p := start(t, mountOn("wss://"+addr, options))
+			}).Addr
+			p := start(t, mount("wss://"+addr, options))
 			for _, kind := range kinds {
-				c := p.dial(t, "")
+				c := p.dial(t)
 				wantRefusal(t, way+" "+status+" "+kind, c.try(kind, "/websocket", "Origin: https://page.example"), http.StatusBadGateway)
 				c.close()
 			}
-			stop(t)
+			p.stop(t)
 		}
 	}
 }
@@ -42,10 +44,10 @@ func TestNoInformationalInHTTP10(t *testing.T) {
 		w.WriteHeader(http.StatusEarlyHints)
 		io.WriteString(w, "relay")
 	})
-	p := start(t, mountOn(relay.URL, ""))
-	c := p.dial(t, "")
+	p := start(t, mount(relay.URL, ""))
+	c := p.dial(t)
 	c.write("POST /websocket/trace HTTP/1.0\r\nHost: proxy.example\r\nContent-Length: 2\r\n\r\n{}")
-	response := c.answer("POST")
+	response := c.response("POST")
 	if body, err := io.ReadAll(response.Body); response.StatusCode != http.StatusOK || string(body) != "relay" || err != nil {
 		t.Errorf("status %d, body %q (%v)", response.StatusCode, body, err)
 	}
@@ -54,14 +56,14 @@ func TestNoInformationalInHTTP10(t *testing.T) {
 // TestSpaceInPath has what HTTP/2 lets through and HTTP/1.1 does not.
 func TestSpaceInPath(t *testing.T) {
 	lines := make(chan string, 1)
-	addr := newRawRelay(t, relayTLS(), func(c *rawConn) {
-		head, _ := c.head()
+	addr := rawRelay(t, func(c *wstest.Conn) {
+		head, _ := c.ReadHead()
 		line, _, _ := strings.Cut(head, "\r\n")
 		lines <- line
-		c.write("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-	})
-	p := start(t, mountOn("wss://"+addr, ""))
-	conn, err := tls.Dial("tcp", p.addr, clientTLS("h2"))
+		c.WriteText("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+	}).Addr
+	p := start(t, mount("wss://"+addr, ""))
+	conn, err := tls.Dial("tcp", p.addr, authority.ClientConfig("localhost", "h2"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,11 +92,11 @@ func TestSpaceInPath(t *testing.T) {
 // that were, and some that must not cross.
 func TestUnannouncedRequestTrailers(t *testing.T) {
 	relay := newRelay(t, nil)
-	p := start(t, mountOn(relay.URL, ""))
-	c := p.dial(t, "")
+	p := start(t, mount(relay.URL, ""))
+	c := p.dial(t)
 	c.request("POST", "/websocket/trace", "Transfer-Encoding: chunked", "Trailer: X-Sum")
 	c.write("2\r\n{}\r\n0\r\nX-Sum: 1\r\nX-Late: 2\r\nCookie: a=b\r\nX-Forwarded-For: 203.0.113.1\r\n\r\n")
-	c.wantStatus(c.answer("POST"), http.StatusOK)
+	c.wantStatus(c.response("POST"), http.StatusOK)
 	seen := relay.next(t)
 	if len(seen.Trailer) != 2 || seen.Trailer.Get("X-Sum") != "1" || seen.Trailer.Get("X-Late") != "2" {
 		t.Errorf("the relay got the trailers %v", seen.Trailer)
@@ -109,7 +111,7 @@ func TestFallbackGetsBody(t *testing.T) {
 		got <- string(body)
 	}))
 	defer other.Close()
-	s := mountOn("wss://"+deadAddr(t), "")
+	s := mount("wss://"+nobody(t), "")
 	s.body += "\nhandle_errors {\nreverse_proxy " + other.Listener.Addr().String() + "\n}"
 	p := start(t, s)
 	large := strings.Repeat("x", 100_000)
@@ -118,10 +120,10 @@ func TestFallbackGetsBody(t *testing.T) {
 		{"Content-Length: 100000", large, large},
 		{"Transfer-Encoding: chunked", "3\r\nbit\r\n0\r\n\r\n", "bit"},
 	} {
-		c := p.dial(t, "")
+		c := p.dial(t)
 		c.request("POST", "/websocket/trace", test.field)
 		c.write(test.body)
-		c.wantStatus(c.answer("POST"), http.StatusOK)
+		c.wantStatus(c.response("POST"), http.StatusOK)
 		if body := <-got; body != test.want {
 			t.Errorf("%s: the fallback gets %d bytes, want %d", test.field, len(body), len(test.want))
 		}
@@ -134,23 +136,22 @@ func TestFallbackGetsBody(t *testing.T) {
 func TestDotSegments(t *testing.T) {
 	relay := newRelay(t, nil)
 	t.Run("matcher", func(t *testing.T) {
-		checkDotSegments(t, start(t, mountOn(relay.URL+"/base", "")), relay)
+		checkDotSegments(t, start(t, mount(relay.URL+"/base", "")), relay)
 	})
 	t.Run("path_prefix", func(t *testing.T) {
-		checkDotSegments(t, startJSON(t, fmt.Sprintf(`{"handler":"watchrtc_proxy","path_prefix":"/websocket","upstreams":[%q],"drain_window":0,`+
-			`"transport":{"protocol":"http","tls":{"ca":{"provider":"file","pem_files":[%q]}}}}`, relay.URL+"/base", certFile)), relay)
+		checkDotSegments(t, startJSON(t, handlerJSON(relay.URL+"/base", `"path_prefix": "/websocket"`)), relay)
 	})
 }
 
-func checkDotSegments(t *testing.T, p *proxy, relay *relayServer) {
+func checkDotSegments(t *testing.T, p *proxy, relay *relay) {
 	for path, allowed := range map[string]bool{
 		"/websocket/../x": false, "/websocket/%2e%2E/x": false, "/websocket/a/../../x": false, "/websocket/..%2fx": false,
 		`/websocket/..\x`: false, "/websocket/a//../../x": false, "/websocket/./..": false,
 		"/websocket/a/../x": true, "/websocket/..x": true, "/websocket/a/..b/x": true,
 	} {
-		c := p.dial(t, "")
+		c := p.dial(t)
 		c.request("GET", path)
-		response := c.answer("GET")
+		response := c.response("GET")
 		switch {
 		case allowed:
 			c.wantStatus(response, http.StatusOK)
@@ -166,14 +167,14 @@ func checkDotSegments(t *testing.T, p *proxy, relay *relayServer) {
 func TestSlowPostIsSmall(t *testing.T) {
 	const n = 300
 	relay := newRelay(t, nil)
-	s := mountOn(relay.URL, "")
+	s := mount(relay.URL, "")
 	s.plain = true
 	p := start(t, s)
-	idle := make([]*client, n)
+	idle := make([]*conn, n)
 	for i := range idle {
-		idle[i] = p.dial(t, "")
+		idle[i] = p.dial(t)
 		idle[i].request("GET", "/elsewhere")
-		io.Copy(io.Discard, idle[i].answer("GET").Body)
+		io.Copy(io.Discard, idle[i].response("GET").Body)
 	}
 	before := memory()
 	for _, c := range idle {
@@ -202,16 +203,16 @@ func memory() int64 {
 
 // TestPostGets101: nobody asked for it.
 func TestPostGets101(t *testing.T) {
-	for way, options := range transportWays {
-		addr := newRawRelay(t, relayTLS(), func(c *rawConn) {
-			c.request()
-			fmt.Fprintf(c.Conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: %s\r\n\r\n", sampleAccept)
-			c.drain()
-		})
-		p := start(t, mountOn("wss://"+addr, options))
-		c := p.dial(t, "")
+	for way, options := range transportWays() {
+		addr := rawRelay(t, func(c *wstest.Conn) {
+			c.ReadRequest()
+			fmt.Fprintf(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: %s\r\n\r\n", wstest.SampleAccept)
+			c.ReadToEnd()
+		}).Addr
+		p := start(t, mount("wss://"+addr, options))
+		c := p.dial(t)
 		wantRefusal(t, way, c.try("POST", "/websocket", "Origin: https://page.example"), http.StatusBadGateway)
 		c.close()
-		stop(t)
+		p.stop(t)
 	}
 }

@@ -1,4 +1,4 @@
-package watchrtcproxy
+package integration_test
 
 import (
 	"encoding/json"
@@ -19,11 +19,11 @@ import (
 // there is a configuration or something that is known to go with one.
 func TestExamples(t *testing.T) {
 	configs := make(map[string]int) // by folder
-	err := filepath.WalkDir("examples", func(file string, entry fs.DirEntry, err error) error {
+	err := filepath.WalkDir("../examples", func(file string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err
 		}
-		name, folder := entry.Name(), strings.Split(filepath.ToSlash(file), "/")[1]
+		name, folder := entry.Name(), strings.Split(filepath.ToSlash(file), "/")[2]
 		switch {
 		case name == "Caddyfile", filepath.Ext(name) == ".Caddyfile":
 			configs[folder]++
@@ -43,16 +43,16 @@ func TestExamples(t *testing.T) {
 	}
 	for _, folder := range []string{"quickstart", "production", "staging", "spa", "behind-proxy", "json", "docker", "systemd"} {
 		if configs[folder] == 0 {
-			t.Errorf("examples/%s has no configuration", folder)
+			t.Errorf("../examples/%s has no configuration", folder)
 		}
 	}
-	folders, err := os.ReadDir("examples")
+	folders, err := os.ReadDir("../examples")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, folder := range folders {
 		if folder.IsDir() && configs[folder.Name()] == 0 {
-			t.Errorf("examples/%s has no configuration", folder.Name())
+			t.Errorf("../examples/%s has no configuration", folder.Name())
 		}
 	}
 }
@@ -98,11 +98,11 @@ func provisionExample(t *testing.T, raw []byte) {
 
 // logToSink has the default logger write where tests look, in the format it has.
 func logToSink(config *caddy.Config) {
-	newLogSink()
+	newLogs()
 	if config.Logging == nil {
 		config.Logging = &caddy.Logging{Logs: map[string]*caddy.CustomLog{"default": {}}}
 	}
-	config.Logging.Logs["default"].WriterRaw = json.RawMessage(`{"output": "watchrtc_test"}`)
+	config.Logging.Logs["default"].WriterRaw = json.RawMessage(`{"output": "watchrtc_integration"}`)
 }
 
 // TestExamplesHideKeys has each example's logger write the access of a request, and
@@ -126,12 +126,12 @@ func TestExamplesHideKeys(t *testing.T) {
 				return marshal(t, config)
 			})
 			for target, logger := range map[string]string{"/websocket/trace": "http.log.access", "/failing": "http.log.error"} {
-				answer, err := p.httpClient(t).Get(p.url(target + query))
+				response, err := p.client(t, http1).Get(p.url(target + query))
 				if err != nil {
 					t.Fatal(err)
 				}
-				answer.Body.Close()
-				line := p.logs.wait(testContext(t), t, 1, logger, "room=shown", target)[0]
+				response.Body.Close()
+				line := p.logs.wait(t, 1, logger, "room=shown", target)[0]
 				if strings.Contains(line, "secret") {
 					t.Errorf("%s", line)
 				}
@@ -145,7 +145,7 @@ func TestExamplesHideKeys(t *testing.T) {
 func deployedExamples(t *testing.T) map[string][]byte {
 	t.Helper()
 	examples := make(map[string][]byte)
-	for _, pattern := range []string{"examples/*/*Caddyfile", "examples/*/*.json"} {
+	for _, pattern := range []string{"../examples/*/*Caddyfile", "../examples/*/*.json"} {
 		files, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)

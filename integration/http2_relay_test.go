@@ -1,4 +1,4 @@
-package watchrtcproxy
+package integration_test
 
 import (
 	"bytes"
@@ -11,29 +11,31 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 // h2Relay is a relay that speaks HTTP/2 frame by frame.
 type h2Relay struct {
-	*rawConn
+	*wstest.Conn
 	framer  *http2.Framer
 	encoder *hpack.Encoder
 	block   bytes.Buffer
 }
 
 func relayTLSWithHTTP2() *tls.Config {
-	config := relayTLS()
+	config := leaf.ServerConfig()
 	config.NextProtos = []string{"h2", "http/1.1"}
 	return config
 }
 
 // newH2Relay reads the preface and grants the client large windows.
-func newH2Relay(c *rawConn) (*h2Relay, error) {
+func newH2Relay(c *wstest.Conn) (*h2Relay, error) {
 	preface := make([]byte, len(http2.ClientPreface))
-	if _, err := io.ReadFull(c.r, preface); err != nil {
+	if _, err := io.ReadFull(c.R, preface); err != nil {
 		return nil, err
 	}
-	r := &h2Relay{rawConn: c, framer: http2.NewFramer(c.Conn, c.r)}
+	r := &h2Relay{Conn: c, framer: http2.NewFramer(c, c.R)}
 	r.encoder = hpack.NewEncoder(&r.block)
 	r.framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
 	return r, r.framer.WriteWindowUpdate(0, 1<<30)
@@ -66,7 +68,7 @@ func (r *h2Relay) exhaust() {
 	}
 	for {
 		r.SetWriteDeadline(time.Now().Add(time.Second / 2))
-		if _, err := r.Conn.Write(pings.Bytes()); err != nil {
+		if _, err := r.Write(pings.Bytes()); err != nil {
 			return
 		}
 	}
@@ -78,7 +80,7 @@ func TestHTTP2RelayResets(t *testing.T) {
 	for _, relayTLS := range []*tls.Config{relayTLSWithHTTP2(), nil} {
 		first := make(chan bool, 1)
 		first <- true
-		addr := newRawRelay(t, relayTLS, func(c *rawConn) {
+		addr := rawRelayWith(t, relayTLS, func(c *wstest.Conn) {
 			r, err := newH2Relay(c)
 			if err != nil {
 				return
@@ -89,29 +91,29 @@ func TestHTTP2RelayResets(t *testing.T) {
 					t.Error(err)
 				}
 				r.exhaust()
-				reset(c.Conn)
+				c.Reset()
 			default:
 				for stream := uint32(1); r.await(http2.FrameHeaders) == nil; stream += 2 {
 					r.respond(stream, true, ":status", "200")
 				}
 			}
-		})
-		s := mountOn("wss://"+addr, "handshake_timeout 5s")
+		}).Addr
+		s := mount("wss://"+addr, "handshake_timeout 5s")
 		if relayTLS == nil {
-			s = mountOn("ws://"+addr, "handshake_timeout 5s\ntransport http {\nversions h2c 2\n}")
+			s = mount("ws://"+addr, "handshake_timeout 5s\ntransport http {\nversions h2c 2\n}")
 		}
 		p := start(t, s)
 		for n := range 3 {
-			c := p.dial(t, "")
+			c := p.dial(t)
 			c.request("POST", "/websocket/trace", "Content-Length: 12000000")
-			go io.Copy(c.conn, strings.NewReader(strings.Repeat("x", 12_000_000)))
-			response := c.answer("POST")
+			go io.Copy(c, strings.NewReader(strings.Repeat("x", 12_000_000)))
+			response := c.response("POST")
 			if n > 0 && response.StatusCode != http.StatusOK {
 				t.Errorf("TLS %t, upload %d: status %d", relayTLS != nil, n, response.StatusCode)
 			}
 			c.close()
 		}
-		stop(t)
+		p.stop(t)
 	}
 }
 
@@ -119,24 +121,24 @@ func TestHTTP2RelayResets(t *testing.T) {
 // with.
 func TestOddStatusesOverHTTP2(t *testing.T) {
 	for _, status := range []string{"1000", "65536", "099", "000", "-1"} {
-		addr := newRawRelay(t, relayTLSWithHTTP2(), func(c *rawConn) {
+		addr := rawRelayWith(t, relayTLSWithHTTP2(), func(c *wstest.Conn) {
 			r, err := newH2Relay(c)
 			if err == nil && r.await(http2.FrameHeaders) == nil {
 				r.respond(1, true, ":status", status)
-				c.drain()
+				c.ReadToEnd()
 			}
-		})
-		p := start(t, mountOn("wss://"+addr, ""))
-		c := p.dial(t, "")
+		}).Addr
+		p := start(t, mount("wss://"+addr, ""))
+		c := p.dial(t)
 		c.request("POST", "/websocket/trace", "Origin: https://page.example", "Transfer-Encoding: chunked")
 		c.write("2\r\n{}\r\n0\r\n\r\n")
-		response, err := http.ReadResponse(c.r, nil)
+		response, err := http.ReadResponse(c.R, nil)
 		if err != nil {
 			t.Errorf("%s: %v", status, err)
 		} else {
 			wantRefusal(t, status, response, http.StatusBadGateway)
 		}
 		c.close()
-		stop(t)
+		p.stop(t)
 	}
 }

@@ -1,4 +1,4 @@
-package watchrtcproxy
+package integration_test
 
 import (
 	"io"
@@ -11,37 +11,39 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 // TestManyTunnels opens, uses and closes 1,000 tunnels, and looks for what they
 // leave behind: at both ends, among the goroutines, among the descriptors.
 func TestManyTunnels(t *testing.T) {
 	const count = 1000
-	message := frame(bitFin|opText, true, []byte("from the client"))
-	reply := frame(bitFin|opText, false, []byte("from the relay"))
-	bye, byeBack := closeFrameOf(1000, true), closeFrameOf(1000, false)
+	message := wire(true, wstest.Message("from the client"))
+	reply := wire(false, wstest.Message("from the relay"))
+	bye, byeBack := wire(true, wstest.CloseFrame(1000)), wire(false, wstest.CloseFrame(1000))
 
 	relaysLeft := make(chan error, count) // how each connection ended at the relay
-	addr := newRawRelay(t, relayTLS(), func(c *rawConn) {
-		if _, err := c.upgrade(reply); err != nil {
+	addr := rawRelay(t, func(c *wstest.Conn) {
+		if _, err := c.AcceptHandshakeWith(reply); err != nil {
 			t.Error(err)
 			return
 		}
 		got := make([]byte, len(message)+len(bye))
-		if _, err := io.ReadFull(c.r, got); err != nil || string(got) != message+bye {
+		if _, err := io.ReadFull(c.R, got); err != nil || string(got) != message+bye {
 			t.Errorf("the relay got %q (%v)", got, err)
 		}
-		c.write(byeBack)
-		closeWrite(c.Conn)
-		_, err := c.drain()
+		c.WriteText(byeBack)
+		c.CloseWrite()
+		_, err := c.ReadToEnd()
 		relaysLeft <- err
-	})
-	p := start(t, mountOn("wss://"+addr, ""))
+	}).Addr
+	p := start(t, mount("wss://"+addr, ""))
 
 	before, sockets := goleak.IgnoreCurrent(), countSockets(t)
-	clients := make([]*client, count)
+	clients := make([]*conn, count)
 	inParallel(count, func(i int) {
-		c := p.dial(t, "")
+		c := p.dial(t)
 		c.wantStatus(c.handshake("/websocket"), http.StatusSwitchingProtocols)
 		clients[i] = c
 	})
@@ -49,7 +51,7 @@ func TestManyTunnels(t *testing.T) {
 	inParallel(count, func(i int) {
 		c := clients[i]
 		c.write(message + bye)
-		if got, err := io.ReadAll(c.r); err != nil || string(got) != reply+byeBack {
+		if got, err := io.ReadAll(c.R); err != nil || string(got) != reply+byeBack {
 			t.Errorf("client %d got %q (%v)", i, got, err)
 		}
 		c.close()
@@ -59,7 +61,7 @@ func TestManyTunnels(t *testing.T) {
 			t.Errorf("the relay's connection ended with %v", err)
 		}
 	}
-	lines := p.logs.wait(testContext(t), t, count, `"tunnel closed"`, `"close_code":1000`, `"closed_by":"client"`)
+	lines := p.logs.wait(t, count, `"tunnel closed"`, `"close_code":1000`, `"closed_by":"client"`)
 	if len(lines) != count {
 		t.Errorf("%d tunnels closed, want %d", len(lines), count)
 	}

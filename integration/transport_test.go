@@ -1,7 +1,6 @@
-package watchrtcproxy
+package integration_test
 
 import (
-	"bufio"
 	"crypto/tls"
 	"net"
 	"net/http"
@@ -12,6 +11,8 @@ import (
 
 	"github.com/coder/websocket"
 	"github.com/pires/go-proxyproto"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 // TestRelayName shows what a relay with a name sees: SNI and Host, whatever the
@@ -21,9 +22,9 @@ func TestRelayName(t *testing.T) {
 	names := newNameServer(t)
 	relay := newRelay(t, nil)
 	_, port, _ := net.SplitHostPort(relay.Listener.Addr().String())
-	p := start(t, mountOn("wss://relay.example:"+port, names.transport()))
+	p := start(t, mount("wss://relay.example:"+port, names.transport()))
 	for i := range 3 {
-		c := p.dial(t, "")
+		c := p.dial(t)
 		c.ask("WebSocket", "/websocket")
 		seen := relay.next(t)
 		c.close()
@@ -37,7 +38,7 @@ func TestRelayName(t *testing.T) {
 			t.Errorf("the name was resolved %d times for %d connections", asked, i+1)
 		}
 	}
-	c := p.dial(t, "")
+	c := p.dial(t)
 	c.ask("POST", "/websocket/trace")
 	if seen := relay.next(t); seen.Host != "relay.example:"+port || seen.TLS.ServerName != "relay.example" {
 		t.Errorf("POST: Host %s, SNI %s", seen.Host, seen.TLS.ServerName)
@@ -48,7 +49,7 @@ func TestRelayName(t *testing.T) {
 // the same.
 func TestRelayWithHTTP2(t *testing.T) {
 	relay := newRelay(t, nil, withHTTP2)
-	p := start(t, mountOn(relay.URL, ""))
+	p := start(t, mount(relay.URL, ""))
 	ws := p.webSocket(t, "/websocket")
 	echo(t, ws, []byte("hello"))
 	if seen := relay.next(t); seen.ProtoMajor != 1 {
@@ -57,10 +58,10 @@ func TestRelayWithHTTP2(t *testing.T) {
 	if err := ws.Close(websocket.StatusNormalClosure, ""); err != nil {
 		t.Error(err)
 	}
-	c := p.dial(t, "")
+	c := p.dial(t)
 	c.request("POST", "/websocket/trace", "Transfer-Encoding: chunked")
 	c.write("2\r\n{}\r\n0\r\n\r\n")
-	c.wantStatus(c.answer("POST"), http.StatusOK)
+	c.wantStatus(c.response("POST"), http.StatusOK)
 	if seen := relay.next(t); seen.ProtoMajor != 2 {
 		t.Errorf("the relay sees a request in chunks over %s", seen.Proto)
 	}
@@ -70,10 +71,10 @@ func TestRelayWithHTTP2(t *testing.T) {
 // WebSocket has its own.
 func TestConnectionsAreKept(t *testing.T) {
 	relay := newRelay(t, nil)
-	p := start(t, mountOn(relay.URL, ""))
+	p := start(t, mount(relay.URL, ""))
 	from := make(map[string]int)
 	for range 3 {
-		c := p.dial(t, "")
+		c := p.dial(t)
 		c.ask("POST", "/websocket/trace")
 		from[relay.next(t).RemoteAddr]++
 		c.close()
@@ -82,7 +83,7 @@ func TestConnectionsAreKept(t *testing.T) {
 		t.Errorf("three requests took the connections %v", from)
 	}
 	for range 2 {
-		c := p.dial(t, "")
+		c := p.dial(t)
 		c.ask("WebSocket", "/websocket")
 		from[relay.next(t).RemoteAddr]++
 	}
@@ -95,7 +96,7 @@ func TestConnectionsAreKept(t *testing.T) {
 // request takes through this module.
 func TestTransportOptions(t *testing.T) {
 	clientCertificate := func(server *httptest.Server) {
-		server.TLS.ClientAuth, server.TLS.ClientCAs = tls.RequireAndVerifyClientCert, roots
+		server.TLS.ClientAuth, server.TLS.ClientCAs = tls.RequireAndVerifyClientCert, authority.Pool
 	}
 	for _, test := range []struct {
 		name, options string
@@ -110,21 +111,21 @@ func TestTransportOptions(t *testing.T) {
 		{"compression", "compression on", nil},
 		{"connection limit", "max_conns_per_host 4", nil},
 		{"server name", "tls_server_name relay.example", nil},
-		{"client certificate", "tls_client_auth " + certFile + " " + keyFile, []func(*httptest.Server){clientCertificate}},
+		{"client certificate", "tls_client_auth " + proxyFiles.Cert + " " + proxyFiles.Key, []func(*httptest.Server){clientCertificate}},
 		{"local address", "local_address 127.0.0.1", nil},
 		{"no network proxy", "network_proxy none", nil},
 		{"small buffers", "read_buffer 1KiB\nwrite_buffer 1KiB\nmax_response_header 4KiB", nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			relay := newRelay(t, nil, test.relay...)
-			p := start(t, mountOn(relay.URL, "transport http {\ntls_trust_pool file {roots}\n"+test.options+"\n}"))
+			p := start(t, mount(relay.URL, transport(test.options)))
 			ws := p.webSocket(t, "/websocket?apiKey=k")
 			relay.next(t)
 			echo(t, ws, randomBytes(100_000))
 			if err := ws.Close(websocket.StatusNormalClosure, ""); err != nil {
 				t.Error(err)
 			}
-			c := p.dial(t, "")
+			c := p.dial(t)
 			c.ask("POST", "/websocket/trace")
 			relay.next(t)
 			c.close()
@@ -132,40 +133,31 @@ func TestTransportOptions(t *testing.T) {
 	}
 }
 
-// readConn is a connection of which r has read something already.
-type readConn struct {
-	net.Conn
-	r *bufio.Reader
-}
-
-func (c readConn) Read(p []byte) (int, error) { return c.r.Read(p) }
-
 // TestProxyProtocolUpstream tells the relay the client's address ahead of TLS. A
 // connection that does so is not for another client.
 func TestProxyProtocolUpstream(t *testing.T) {
 	preambles := make(chan string, 8)
-	addr := newRawRelay(t, nil, func(c *rawConn) {
-		line, err := c.r.ReadString('\n')
+	addr := rawRelayWith(t, nil, func(c *wstest.Conn) {
+		line, err := c.R.ReadString('\n')
 		if err != nil {
 			t.Error(err)
 			return
 		}
 		preambles <- line
-		tlsConn := tls.Server(readConn{c.Conn, c.r}, relayTLS())
-		c.Conn, c.r = tlsConn, bufio.NewReader(tlsConn)
-		req, err := c.request()
+		secure := wstest.NewConn(tls.Server(wstest.Rest{Conn: c}, leaf.ServerConfig()), false)
+		req, err := secure.ReadRequest()
 		if err != nil {
 			t.Error(err)
 			return
 		}
 		if req.Header.Get("Upgrade") == "" {
-			c.write("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+			secure.WriteResponse("200 OK", "")
 		} else {
-			c.write("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
-				"Sec-WebSocket-Accept: " + sampleAccept + "\r\n\r\n")
+			secure.WriteResponseHead("101 Switching Protocols", "Connection: Upgrade", "Upgrade: websocket",
+				"Sec-WebSocket-Accept: "+wstest.SampleAccept)
 		}
-		c.drain()
-	})
+		secure.ReadToEnd()
+	}).Addr
 	for _, test := range []struct{ name, options, peer, chain, want string }{
 		{"IPv4", "", "198.51.100.7", "", "TCP4 198.51.100.7 0.0.0.0 40000 0"},
 		{"IPv6", "", "2001:db8::77", "", "TCP6 2001:db8::77 :: 40000 0"},
@@ -175,7 +167,7 @@ func TestProxyProtocolUpstream(t *testing.T) {
 		{"masked", "mask_client_ip", "198.51.100.7", "", "TCP4 198.51.100.0 0.0.0.0 0 0"},
 		{"masked, trusted", "mask_client_ip", "10.1.2.3", "2001:db8:1:2::3", "TCP6 2001:db8:1:: :: 0 0"},
 	} {
-		s := mountOn("wss://"+addr, "transport http {\ntls_trust_pool file {roots}\nproxy_protocol v1\n}\n"+test.options)
+		s := mount("wss://"+addr, transport("proxy_protocol v1")+"\n"+test.options)
 		s.server = proxyProtocol
 		p := start(t, s)
 		for _, kind := range kinds {
@@ -202,12 +194,12 @@ func TestProxyProtocolWithoutAddress(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	s := mountOn(relay.URL, "transport http {\ntls_trust_pool file {roots}\nproxy_protocol v2\n}")
+	s := mount(relay.URL, transport("proxy_protocol v2"))
 	s.body += "\nbind 127.0.0.1 unix/" + filepath.Join(dir, "s")
 	p := start(t, s)
 	p.network, p.addr = "unix", filepath.Join(dir, "s")
 	for _, kind := range kinds {
-		c := p.dial(t, "")
+		c := p.dial(t)
 		c.ask(kind, "/websocket")
 		if seen := relay.next(t); seen.RemoteAddr != "0.0.0.0:0" {
 			t.Errorf("%s: the relay is told %s", kind, seen.RemoteAddr)

@@ -1,4 +1,4 @@
-package watchrtcproxy
+package integration_test
 
 import (
 	"encoding/json"
@@ -6,12 +6,14 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 // TestBodyTooLarge shows both ways to send more than max_body_size.
 func TestBodyTooLarge(t *testing.T) {
 	relay := newRelay(t, nil)
-	p := start(t, mountOn(relay.URL, "max_body_size 10"))
+	p := start(t, mount(relay.URL, "max_body_size 10"))
 	const chunked = "Transfer-Encoding: chunked"
 	for _, test := range []struct {
 		name, field, body string
@@ -23,18 +25,18 @@ func TestBodyTooLarge(t *testing.T) {
 		{"chunks above the limit", chunked, "5\r\n01234\r\n6\r\n56789a\r\n0\r\n\r\n", 413},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			c := p.dial(t, "")
+			c := p.dial(t)
 			c.request("POST", "/websocket/trace", test.field, "Origin: https://page.example")
 			c.write(test.body)
-			answer := c.answer("POST")
+			response := c.response("POST")
 			if test.status == http.StatusOK {
-				c.wantStatus(answer, http.StatusOK)
-				if body := string(relay.next(t).body); body != "0123456789" {
+				c.wantStatus(response, http.StatusOK)
+				if body := relay.next(t).body; body != "0123456789" {
 					t.Errorf("the relay saw %q", body)
 				}
 				return
 			}
-			wantRefusal(t, test.name, answer, test.status)
+			wantRefusal(t, test.name, response, test.status)
 			if relay.saw() {
 				t.Errorf("the relay saw %q", relay.next(t).body)
 			}
@@ -46,19 +48,19 @@ func TestBodyTooLarge(t *testing.T) {
 // the relay's, and nothing that the relay takes for whole.
 func TestBodyBreaksOff(t *testing.T) {
 	relay := newRelay(t, nil)
-	p := start(t, mountOn(relay.URL, ""))
+	p := start(t, mount(relay.URL, ""))
 	for _, test := range []struct{ field, body string }{
 		{"Content-Length: 10", "01234"},
 		{"Transfer-Encoding: chunked", "5\r\n01234\r\n"},
 		{"Transfer-Encoding: chunked", "5\r\n01234\r\nno length\r\n"},
 	} {
-		c := p.dial(t, "")
+		c := p.dial(t)
 		c.request("POST", "/websocket/trace", test.field)
 		c.write(test.body)
 		c.closeWrite()
-		answer, err := http.ReadResponse(c.r, nil)
-		if err == nil && answer.StatusCode != http.StatusBadRequest && answer.StatusCode != statusClientClosed {
-			t.Errorf("%s: status %d", test.field, answer.StatusCode)
+		response, err := http.ReadResponse(c.R, nil)
+		if err == nil && response.StatusCode != http.StatusBadRequest && response.StatusCode != 499 {
+			t.Errorf("%s: status %d", test.field, response.StatusCode)
 		}
 		c.close()
 		if relay.saw() {
@@ -69,21 +71,21 @@ func TestBodyBreaksOff(t *testing.T) {
 
 // TestRefusalWithoutOrigin has a client that is no page.
 func TestRefusalWithoutOrigin(t *testing.T) {
-	p := start(t, mountOn("wss://"+deadAddr(t), ""))
+	p := start(t, mount("wss://"+nobody(t), ""))
 	for _, kind := range kinds {
-		c := p.dial(t, "")
-		answer := c.try(kind, "/websocket")
-		if answer.StatusCode != http.StatusBadGateway {
-			t.Errorf("%s: status %d", kind, answer.StatusCode)
+		c := p.dial(t)
+		response := c.try(kind, "/websocket")
+		if response.StatusCode != http.StatusBadGateway {
+			t.Errorf("%s: status %d", kind, response.StatusCode)
 		}
-		wantField(t, kind, answer.Header, "Access-Control-Allow-Origin", "")
-		wantField(t, kind, answer.Header, "Vary", "")
+		wantLine(t, kind, response.Header, "Access-Control-Allow-Origin", "")
+		wantLine(t, kind, response.Header, "Vary", "")
 	}
 }
 
-// TestHandleErrors shows that the operator can word the answers made here.
+// TestHandleErrors shows that the operator can word the responses made here.
 func TestHandleErrors(t *testing.T) {
-	s := mountOn("wss://"+deadAddr(t), "max_body_size 1")
+	s := mount("wss://"+nobody(t), "max_body_size 1")
 	s.body += `
 		handle_errors {
 			header X-Handled yes
@@ -99,14 +101,14 @@ func TestHandleErrors(t *testing.T) {
 		{"WebSocket", "/websocket", []string{"Sec-WebSocket-Version: 12"}, 426},
 		{"POST", "/websocket", nil, 413},
 	} {
-		c := p.dial(t, "")
-		answer := c.try(test.kind, test.target, append(test.fields, "Origin: https://page.example")...)
-		body, err := io.ReadAll(answer.Body)
-		if answer.StatusCode != test.status || err != nil || !strings.HasPrefix(string(body), "sorry: ") {
-			t.Errorf("%v: status %d, body %q (%v)", test, answer.StatusCode, body, err)
+		c := p.dial(t)
+		response := c.try(test.kind, test.target, append(test.fields, "Origin: https://page.example")...)
+		body, err := io.ReadAll(response.Body)
+		if response.StatusCode != test.status || err != nil || !strings.HasPrefix(string(body), "sorry: ") {
+			t.Errorf("%v: status %d, body %q (%v)", test, response.StatusCode, body, err)
 		}
-		wantField(t, test.kind, answer.Header, "X-Handled", "yes")
-		wantField(t, test.kind, answer.Header, "Access-Control-Allow-Origin", "https://page.example")
+		wantLine(t, test.kind, response.Header, "X-Handled", "yes")
+		wantLine(t, test.kind, response.Header, "Access-Control-Allow-Origin", "https://page.example")
 	}
 }
 
@@ -121,29 +123,29 @@ const (
 // and returns the log lines.
 func useSecrets(t *testing.T, logFormat string) []string {
 	t.Helper()
-	echo := newRawRelay(t, relayTLS(), func(c *rawConn) {
-		if _, err := c.head(); err == nil {
-			c.write("HTTP/1.1 " + secretKey + "-s3cretToken-" + secretToken + "\r\n\r\n")
+	echo := rawRelay(t, func(c *wstest.Conn) {
+		if _, err := c.ReadHead(); err == nil {
+			c.WriteText("HTTP/1.1 " + secretKey + "-s3cretToken-" + secretToken + "\r\n\r\n")
 		}
-	})
+	}).Addr
 	good := newRelay(t, nil)
 	s := site{log: logFormat, body: "log\n" +
-		directiveFor("/websocket", good.URL, "") + "\n" +
-		directiveFor("/echo", "wss://"+echo, "") + "\n" +
-		directiveFor("/dead", "wss://"+deadAddr(t), "")}
+		directive("/websocket", good.URL, "") + "\n" +
+		directive("/echo", "wss://"+echo, "") + "\n" +
+		directive("/dead", "wss://"+nobody(t), "")}
 	p := start(t, s)
 	for _, target := range []string{"/websocket", "/echo", "/dead"} {
 		for _, kind := range kinds {
-			c := p.dial(t, "")
+			c := p.dial(t)
 			c.try(kind, target+secretQuery)
 			c.close()
 		}
-		c := p.dial(t, "")
+		c := p.dial(t)
 		c.try("WebSocket", target+secretQuery, "Sec-WebSocket-Version: 12")
 		c.close()
 	}
 	p.closed(t)
-	stop(t)
+	p.stop(t)
 	lines, _ := p.logs.matching()
 	return lines
 }

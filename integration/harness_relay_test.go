@@ -2,12 +2,15 @@ package integration_test
 
 import (
 	"context"
+	"crypto/tls"
 	"io"
 	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"testing"
+
+	"github.com/coder/websocket"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
@@ -25,9 +28,12 @@ type asked struct {
 }
 
 // newRelay runs a relay until the test ends. It reads each request wholly before it
-// responds: 200 and "relay" unless respond says otherwise.
+// responds: as respondToAll unless respond says otherwise.
 func newRelay(t *testing.T, respond http.HandlerFunc, options ...func(*httptest.Server)) *relay {
 	t.Helper()
+	if respond == nil {
+		respond = respondToAll
+	}
 	r := &relay{requests: make(chan asked, 64)}
 	r.Server = serve(t, func(w http.ResponseWriter, req *http.Request) {
 		body, err := io.ReadAll(req.Body)
@@ -35,13 +41,33 @@ func newRelay(t *testing.T, respond http.HandlerFunc, options ...func(*httptest.
 			panic(http.ErrAbortHandler)
 		}
 		r.requests <- asked{req.Clone(context.Background()), string(body)}
-		if respond == nil {
-			io.WriteString(w, "relay")
-			return
-		}
 		respond(w, req)
 	}, options...)
 	return r
+}
+
+// respondToAll accepts WebSockets and echoes their messages, and responds to other
+// requests with 200 and "relay".
+func respondToAll(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Upgrade") == "" {
+		io.WriteString(w, "relay")
+		return
+	}
+	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true, Subprotocols: []string{"2.0"}})
+	if err != nil {
+		return
+	}
+	defer ws.CloseNow()
+	ws.SetReadLimit(-1)
+	for {
+		kind, message, err := ws.Read(context.Background())
+		if err != nil {
+			return
+		}
+		if err := ws.Write(context.Background(), kind, message); err != nil {
+			return
+		}
+	}
 }
 
 // serve runs a relay whose handler has the body to itself.
@@ -66,6 +92,9 @@ func (r *relay) next(t *testing.T) asked {
 	return await(t, r.requests, "request to the relay")
 }
 
+// saw reports whether the relay has been asked more than the test knows.
+func (r *relay) saw() bool { return len(r.requests) > 0 }
+
 // wantNoRequest checks that the relay has not been asked more than the test knows.
 func (r *relay) wantNoRequest(t *testing.T) {
 	t.Helper()
@@ -81,7 +110,18 @@ func flush(w http.ResponseWriter) { http.NewResponseController(w).Flush() }
 
 // rawRelay gives each connection, after TLS, to handle.
 func rawRelay(t *testing.T, handle func(*wstest.Conn)) *wstest.Relay {
-	return wstest.NewRelay(t, leaf.ServerConfig("http/1.1"), handle)
+	return rawRelayWith(t, leaf.ServerConfig("http/1.1"), handle)
+}
+
+// rawRelayWith is rawRelay with another configuration of TLS, or with none if it is nil.
+// When the test ends, what handle still has to check is waited for.
+func rawRelayWith(t *testing.T, config *tls.Config, handle func(*wstest.Conn)) *wstest.Relay {
+	t.Helper()
+	relay := wstest.NewRelay(t, config, handle)
+	if handle != nil {
+		t.Cleanup(relay.Wait)
+	}
+	return relay
 }
 
 // respondWith is a relay that sends text for each request, and closes the connection

@@ -1,4 +1,4 @@
-package watchrtcproxy
+package integration_test
 
 import (
 	"bytes"
@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 // relayProtocols runs a test with relays that speak HTTP/1.1 and HTTP/2. What goes
@@ -19,12 +21,12 @@ func relayProtocols(t *testing.T, test func(t *testing.T, options ...func(*httpt
 	t.Run("HTTP2", func(t *testing.T) { test(t, withHTTP2) })
 }
 
-// TestAnswerStreams has a relay that sends the rest of its answer only when the
+// TestResponseStreams has a relay that sends the rest of its response only when the
 // client has got the beginning.
-func TestAnswerStreams(t *testing.T) {
+func TestResponseStreams(t *testing.T) {
 	relayProtocols(t, func(t *testing.T, options ...func(*httptest.Server)) {
 		got := make(chan bool)
-		relay := newStreamingRelay(t, func(w http.ResponseWriter, r *http.Request) {
+		relay := serve(t, func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path == "/length" {
 				w.Header().Set("Content-Length", "10")
 			}
@@ -34,19 +36,19 @@ func TestAnswerStreams(t *testing.T) {
 				<-got
 			}
 		}, options...)
-		p := start(t, mountOn(relay.URL, ""))
+		p := start(t, mount(relay.URL, ""))
 		for _, method := range []string{"GET", "POST"} {
-			c := p.dial(t, "")
+			c := p.dial(t)
 			c.request(method, "/websocket/chunks", "Content-Length: 0")
-			answer := c.answer(method)
+			response := c.response(method)
 			for _, want := range []string{"begin", "-end-"} {
 				piece := make([]byte, 5)
-				if _, err := io.ReadFull(answer.Body, piece); err != nil || string(piece) != want {
+				if _, err := io.ReadFull(response.Body, piece); err != nil || string(piece) != want {
 					t.Fatalf("%s: got %q (%v), want %q", method, piece, err, want)
 				}
 				got <- true
 			}
-			if rest, err := io.ReadAll(answer.Body); err != nil || len(rest) > 0 {
+			if rest, err := io.ReadAll(response.Body); err != nil || len(rest) > 0 {
 				t.Errorf("%s: %q (%v) behind the end", method, rest, err)
 			}
 		}
@@ -58,7 +60,7 @@ func TestAnswerStreams(t *testing.T) {
 func TestRequestStreams(t *testing.T) {
 	relayProtocols(t, func(t *testing.T, options ...func(*httptest.Server)) {
 		got := make(chan string)
-		relay := newStreamingRelay(t, func(w http.ResponseWriter, r *http.Request) {
+		relay := serve(t, func(w http.ResponseWriter, r *http.Request) {
 			piece := make([]byte, 5)
 			for {
 				n, err := io.ReadFull(r.Body, piece)
@@ -68,8 +70,8 @@ func TestRequestStreams(t *testing.T) {
 				got <- string(piece[:n])
 			}
 		}, options...)
-		p := start(t, mountOn(relay.URL, ""))
-		c := p.dial(t, "")
+		p := start(t, mount(relay.URL, ""))
+		c := p.dial(t)
 		c.request("POST", "/websocket/trace", "Transfer-Encoding: chunked")
 		for _, piece := range []string{"begin", "-end-"} {
 			c.write("5\r\n" + piece + "\r\n")
@@ -83,7 +85,7 @@ func TestRequestStreams(t *testing.T) {
 			}
 		}
 		c.write("0\r\n\r\n")
-		c.wantStatus(c.answer("POST"), http.StatusOK)
+		c.wantStatus(c.response("POST"), http.StatusOK)
 	})
 }
 
@@ -92,31 +94,31 @@ func TestTrailers(t *testing.T) {
 	relayProtocols(t, func(t *testing.T, options ...func(*httptest.Server)) {
 		relay := newRelay(t, func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Trailer", "X-Sum, Set-Cookie, Clear-Site-Data")
-			io.WriteString(w, "answer")
+			io.WriteString(w, "response")
 			w.Header().Set("X-Sum", "2")
 			w.Header().Set("Set-Cookie", "relay=1")
 			w.Header().Set("Clear-Site-Data", `"*"`)
 			w.Header().Set(http.TrailerPrefix+"X-Late", "3")
 		}, options...)
-		p := start(t, mountOn(relay.URL, ""))
-		c := p.dial(t, "")
+		p := start(t, mount(relay.URL, ""))
+		c := p.dial(t)
 		c.request("POST", "/websocket/trace", "Transfer-Encoding: chunked", "TE: trailers", "Connection: TE",
 			"Trailer: X-Sum, Cookie, Authorization, X-Forwarded-For, Forwarded")
 		c.write("2\r\n{}\r\n0\r\nX-Sum: 1\r\nCookie: a=b\r\nAuthorization: x\r\nX-Forwarded-For: 203.0.113.1\r\nForwarded: for=203.0.113.1\r\n\r\n")
-		answer := c.answer("POST")
-		c.wantStatus(answer, http.StatusOK)
-		body, err := io.ReadAll(answer.Body)
-		if err != nil || string(body) != "answer" {
+		response := c.response("POST")
+		c.wantStatus(response, http.StatusOK)
+		body, err := io.ReadAll(response.Body)
+		if err != nil || string(body) != "response" {
 			t.Errorf("body %q (%v)", body, err)
 		}
-		if len(answer.Trailer) != 2 || answer.Trailer.Get("X-Sum") != "2" || answer.Trailer.Get("X-Late") != "3" {
-			t.Errorf("the client got the trailers %v", answer.Trailer)
+		if len(response.Trailer) != 2 || response.Trailer.Get("X-Sum") != "2" || response.Trailer.Get("X-Late") != "3" {
+			t.Errorf("the client got the trailers %v", response.Trailer)
 		}
 		seen := relay.next(t)
 		if len(seen.Trailer) != 1 || seen.Trailer.Get("X-Sum") != "1" {
 			t.Errorf("the relay got the trailers %v", seen.Trailer)
 		}
-		if string(seen.body) != "{}" {
+		if seen.body != "{}" {
 			t.Errorf("the relay got the body %q", seen.body)
 		}
 	})
@@ -126,9 +128,9 @@ func TestTrailers(t *testing.T) {
 func TestClientGone(t *testing.T) {
 	relayProtocols(t, func(t *testing.T, options ...func(*httptest.Server)) {
 		begun, ended := make(chan bool), make(chan bool)
-		relay := newStreamingRelay(t, func(w http.ResponseWriter, r *http.Request) {
+		relay := serve(t, func(w http.ResponseWriter, r *http.Request) {
 			io.Copy(io.Discard, r.Body)
-			if r.URL.Path == "/answering" {
+			if r.URL.Path == "/responding" {
 				io.WriteString(w, "begin")
 				http.NewResponseController(w).Flush()
 			}
@@ -136,10 +138,10 @@ func TestClientGone(t *testing.T) {
 			<-r.Context().Done()
 			ended <- true
 		}, options...)
-		p := start(t, mountOn(relay.URL, ""))
-		for _, target := range []string{"/websocket/waiting", "/websocket/answering"} {
+		p := start(t, mount(relay.URL, ""))
+		for _, target := range []string{"/websocket/waiting", "/websocket/responding"} {
 			for _, body := range []string{"Content-Length: 0\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"} {
-				c := p.dial(t, "")
+				c := p.dial(t)
 				c.write("POST " + target + " HTTP/1.1\r\nHost: proxy.example\r\n" + body)
 				<-begun
 				c.close()
@@ -153,30 +155,30 @@ func TestClientGone(t *testing.T) {
 	})
 }
 
-// TestRelayBreaksOff shows that an answer that the relay does not finish does not
+// TestRelayBreaksOff shows that a response that the relay does not finish does not
 // look finished.
 func TestRelayBreaksOff(t *testing.T) {
 	for _, head := range []string{"Content-Length: 10", "Transfer-Encoding: chunked"} {
-		addr := newRawRelay(t, relayTLS(), func(c *rawConn) {
-			if _, err := c.request(); err == nil {
-				c.write("HTTP/1.1 200 OK\r\n" + head + "\r\n\r\n5\r\nabc")
+		addr := rawRelay(t, func(c *wstest.Conn) {
+			if _, err := c.ReadRequest(); err == nil {
+				c.WriteText("HTTP/1.1 200 OK\r\n" + head + "\r\n\r\n5\r\nabc")
 			}
-		})
-		p := start(t, mountOn("wss://"+addr, ""))
-		c := p.dial(t, "")
+		}).Addr
+		p := start(t, mount("wss://"+addr, ""))
+		c := p.dial(t)
 		c.request("POST", "/websocket", "Content-Length: 0")
-		answer, err := http.ReadResponse(c.r, nil)
+		response, err := http.ReadResponse(c.R, nil)
 		if err == nil {
-			_, err = io.ReadAll(answer.Body)
+			_, err = io.ReadAll(response.Body)
 		}
 		if err == nil {
-			t.Errorf("%s: the client takes the answer for whole", head)
+			t.Errorf("%s: the client takes the response for whole", head)
 		}
-		stop(t)
+		p.stop(t)
 	}
 }
 
-// TestInformational passes 1xx answers on, without what must not cross.
+// TestInformational passes 1xx responses on, without what must not cross.
 func TestInformational(t *testing.T) {
 	relayProtocols(t, func(t *testing.T, options ...func(*httptest.Server)) {
 		relay := newRelay(t, func(w http.ResponseWriter, r *http.Request) {
@@ -184,21 +186,21 @@ func TestInformational(t *testing.T) {
 			w.Header().Set("Set-Cookie", "relay=1")
 			w.WriteHeader(http.StatusEarlyHints)
 			w.Header().Del("Link")
-			io.WriteString(w, "answer")
+			io.WriteString(w, "response")
 		}, options...)
-		p := start(t, mountOn(relay.URL, ""))
+		p := start(t, mount(relay.URL, ""))
 		for _, length := range []string{"Content-Length: 5", "Transfer-Encoding: chunked"} {
-			c := p.dial(t, "")
+			c := p.dial(t)
 			c.request("POST", "/websocket/trace", length)
 			c.write("0\r\n\r\n")
-			answer := c.answer("POST")
-			c.wantStatus(answer, http.StatusEarlyHints)
-			wantField(t, length, answer.Header, "Link", "</style.css>; rel=preload")
-			wantField(t, length, answer.Header, "Set-Cookie", "")
-			answer = c.answer("POST")
-			c.wantStatus(answer, http.StatusOK)
-			wantField(t, length, answer.Header, "Link", "")
-			if body, err := io.ReadAll(answer.Body); err != nil || string(body) != "answer" {
+			response := c.response("POST")
+			c.wantStatus(response, http.StatusEarlyHints)
+			wantLine(t, length, response.Header, "Link", "</style.css>; rel=preload")
+			wantLine(t, length, response.Header, "Set-Cookie", "")
+			response = c.response("POST")
+			c.wantStatus(response, http.StatusOK)
+			wantLine(t, length, response.Header, "Link", "")
+			if body, err := io.ReadAll(response.Body); err != nil || string(body) != "response" {
 				t.Errorf("%s: body %q (%v)", length, body, err)
 			}
 		}
@@ -209,12 +211,12 @@ func TestInformational(t *testing.T) {
 func TestExpectContinue(t *testing.T) {
 	relayProtocols(t, func(t *testing.T, options ...func(*httptest.Server)) {
 		relay := newRelay(t, nil, options...)
-		p := start(t, mountOn(relay.URL, ""))
-		c := p.dial(t, "")
+		p := start(t, mount(relay.URL, ""))
+		c := p.dial(t)
 		c.request("POST", "/websocket/trace", "Expect: 100-continue", "Content-Length: 2")
-		c.wantStatus(c.answer("POST"), http.StatusContinue)
+		c.wantStatus(c.response("POST"), http.StatusContinue)
 		c.write("{}")
-		c.wantStatus(c.answer("POST"), http.StatusOK)
+		c.wantStatus(c.response("POST"), http.StatusOK)
 		if body := relay.next(t).body; string(body) != "{}" {
 			t.Errorf("the relay got %q", body)
 		}
@@ -228,24 +230,24 @@ func TestPreflight(t *testing.T) {
 		w.Header().Set("Access-Control-Allow-Methods", "POST")
 		w.WriteHeader(http.StatusNoContent)
 	})
-	p := start(t, mountOn(relay.URL, ""))
-	c := p.dial(t, "")
+	p := start(t, mount(relay.URL, ""))
+	c := p.dial(t)
 	c.request("OPTIONS", "/websocket/trace", "Origin: https://page.example",
 		"Access-Control-Request-Method: POST", "Access-Control-Request-Headers: content-type")
-	answer := c.answer("OPTIONS")
-	c.wantStatus(answer, http.StatusNoContent)
-	wantField(t, "OPTIONS", answer.Header, "Access-Control-Allow-Origin", "*")
-	wantField(t, "OPTIONS", answer.Header, "Access-Control-Allow-Methods", "POST")
+	response := c.response("OPTIONS")
+	c.wantStatus(response, http.StatusNoContent)
+	wantLine(t, "OPTIONS", response.Header, "Access-Control-Allow-Origin", "*")
+	wantLine(t, "OPTIONS", response.Header, "Access-Control-Allow-Methods", "POST")
 	seen := relay.next(t)
 	if seen.Method != "OPTIONS" || seen.RequestURI != "/trace" {
 		t.Errorf("the relay saw %s %s", seen.Method, seen.RequestURI)
 	}
-	wantField(t, "OPTIONS", seen.Header, "Origin", "https://page.example")
-	wantField(t, "OPTIONS", seen.Header, "Access-Control-Request-Method", "POST")
-	wantField(t, "OPTIONS", seen.Header, "Access-Control-Request-Headers", "content-type")
+	wantLine(t, "OPTIONS", seen.Header, "Origin", "https://page.example")
+	wantLine(t, "OPTIONS", seen.Header, "Access-Control-Request-Method", "POST")
+	wantLine(t, "OPTIONS", seen.Header, "Access-Control-Request-Headers", "content-type")
 }
 
-// TestBodiless has answers without a body, whose framing is special. That each is
+// TestBodiless has responses without a body, whose framing is special. That each is
 // followed by another on the same connection shows that the framing is right.
 func TestBodiless(t *testing.T) {
 	relay := newRelay(t, func(w http.ResponseWriter, r *http.Request) {
@@ -260,8 +262,8 @@ func TestBodiless(t *testing.T) {
 			w.Write(make([]byte, 1234))
 		}
 	})
-	p := start(t, mountOn(relay.URL, ""))
-	c := p.dial(t, "")
+	p := start(t, mount(relay.URL, ""))
+	c := p.dial(t)
 	for range 2 {
 		for _, test := range []struct {
 			method, target string
@@ -276,13 +278,13 @@ func TestBodiless(t *testing.T) {
 			{"DELETE", "/websocket/204", 204, 0, 0},
 		} {
 			c.request(test.method, test.target)
-			answer := c.answer(test.method)
-			c.wantStatus(answer, test.status)
-			n, err := io.Copy(io.Discard, answer.Body)
-			if n != test.body || err != nil || test.length > 0 && answer.ContentLength != test.length {
-				t.Errorf("%s %s: length %d, %d bytes (%v)", test.method, test.target, answer.ContentLength, n, err)
+			response := c.response(test.method)
+			c.wantStatus(response, test.status)
+			n, err := io.Copy(io.Discard, response.Body)
+			if n != test.body || err != nil || test.length > 0 && response.ContentLength != test.length {
+				t.Errorf("%s %s: length %d, %d bytes (%v)", test.method, test.target, response.ContentLength, n, err)
 			}
-			wantField(t, test.target, answer.Header, "Etag", `"1"`)
+			wantLine(t, test.target, response.Header, "Etag", `"1"`)
 			if seen := relay.next(t); seen.Method != test.method {
 				t.Errorf("the relay saw %s, want %s", seen.Method, test.method)
 			}
@@ -297,19 +299,19 @@ func TestEncodingUntouched(t *testing.T) {
 		w.Header().Set("Content-Encoding", "gzip")
 		w.Write(packed)
 	})
-	p := start(t, mountOn(relay.URL, ""))
-	c := p.dial(t, "")
+	p := start(t, mount(relay.URL, ""))
+	c := p.dial(t)
 	c.request("POST", "/websocket/trace", "Accept-Encoding: gzip, br", "Content-Encoding: gzip", "Content-Length: 16")
 	c.write(string(packed))
-	answer := c.answer("POST")
-	body, err := io.ReadAll(answer.Body)
+	response := c.response("POST")
+	body, err := io.ReadAll(response.Body)
 	if err != nil || !bytes.Equal(body, packed) {
 		t.Errorf("the client got %q (%v)", body, err)
 	}
-	wantField(t, "answer", answer.Header, "Content-Encoding", "gzip")
+	wantLine(t, "response", response.Header, "Content-Encoding", "gzip")
 	seen := relay.next(t)
-	wantField(t, "request", seen.Header, "Accept-Encoding", "gzip, br")
-	if !bytes.Equal(seen.body, packed) {
+	wantLine(t, "request", seen.Header, "Accept-Encoding", "gzip, br")
+	if seen.body != string(packed) {
 		t.Errorf("the relay got %q", seen.body)
 	}
 }
@@ -319,48 +321,48 @@ func TestEncodingUntouched(t *testing.T) {
 func TestNoReplay(t *testing.T) {
 	for _, method := range []string{"GET", "HEAD", "OPTIONS", "PUT", "POST"} {
 		var seen atomic.Int64
-		addr := newRawRelay(t, relayTLS(), func(c *rawConn) {
-			if _, err := c.request(); err != nil {
+		addr := rawRelay(t, func(c *wstest.Conn) {
+			if _, err := c.ReadRequest(); err != nil {
 				return
 			}
 			seen.Add(1)
-			c.write("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-			if _, err := c.request(); err == nil {
+			c.WriteText("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+			if _, err := c.ReadRequest(); err == nil {
 				seen.Add(1)
 			}
-		})
-		p := start(t, mountOn("wss://"+addr, ""))
-		c := p.dial(t, "")
+		}).Addr
+		p := start(t, mount("wss://"+addr, ""))
+		c := p.dial(t)
 		for _, want := range []int{http.StatusOK, http.StatusBadGateway} {
 			c.request(method, "/websocket", "Content-Length: 0")
-			c.wantStatus(c.answer(method), want)
+			c.wantStatus(c.response(method), want)
 		}
 		if n := seen.Load(); n != 2 {
 			t.Errorf("%s: the relay saw %d requests, want 2", method, n)
 		}
-		stop(t)
+		p.stop(t)
 	}
 }
 
 // TestNoReplayInChunks is the same for what takes Caddy's transport.
 func TestNoReplayInChunks(t *testing.T) {
 	var seen atomic.Int64
-	addr := newRawRelay(t, relayTLS(), func(c *rawConn) {
+	addr := rawRelay(t, func(c *wstest.Conn) {
 		for i := range 2 {
-			if _, err := c.request(); err != nil {
+			if _, err := c.ReadRequest(); err != nil {
 				return
 			}
 			if seen.Add(1); i == 0 {
-				c.write("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+				c.WriteText("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 			}
 		}
-	})
-	p := start(t, mountOn("wss://"+addr, ""))
-	c := p.dial(t, "")
+	}).Addr
+	p := start(t, mount("wss://"+addr, ""))
+	c := p.dial(t)
 	for _, want := range []int{http.StatusOK, http.StatusBadGateway} {
 		c.request("PUT", "/websocket", "Transfer-Encoding: chunked")
 		c.write("2\r\n{}\r\n0\r\n\r\n")
-		c.wantStatus(c.answer("PUT"), want)
+		c.wantStatus(c.response("PUT"), want)
 	}
 	if n := seen.Load(); n != 2 {
 		t.Errorf("the relay saw %d requests, want 2", n)
@@ -371,22 +373,22 @@ func TestNoReplayInChunks(t *testing.T) {
 // takes: a request that begins later has timed out before this one's body ends.
 func TestSlowClient(t *testing.T) {
 	relay := newRelay(t, nil)
-	silent := newRawRelay(t, relayTLS(), func(c *rawConn) { c.drain() })
-	p := start(t, site{body: directiveFor("/websocket", relay.URL, "handshake_timeout 100ms") + "\n" +
-		directiveFor("/silent", "wss://"+silent, "handshake_timeout 100ms")})
+	silent := rawRelay(t, func(c *wstest.Conn) { c.ReadToEnd() }).Addr
+	p := start(t, site{body: directive("/websocket", relay.URL, "handshake_timeout 100ms") + "\n" +
+		directive("/silent", "wss://"+silent, "handshake_timeout 100ms")})
 	big := strings.Repeat("x", 100_000)
 	for _, test := range []struct{ field, begin, end string }{
 		{"Content-Length: 2", "{", "}"},
 		{"Content-Length: 100000", big[:50_000], big[50_000:]},
 		{"Transfer-Encoding: chunked", "1\r\n{\r\n", "1\r\n}\r\n0\r\n\r\n"},
 	} {
-		c := p.dial(t, "")
+		c := p.dial(t)
 		c.request("POST", "/websocket/trace", test.field)
 		c.write(test.begin)
-		other := p.dial(t, "")
+		other := p.dial(t)
 		other.wantStatus(other.try("POST", "/silent"), http.StatusGatewayTimeout)
 		c.write(test.end)
-		c.wantStatus(c.answer("POST"), http.StatusOK)
+		c.wantStatus(c.response("POST"), http.StatusOK)
 		relay.next(t)
 	}
 }

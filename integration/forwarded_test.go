@@ -1,4 +1,4 @@
-package watchrtcproxy
+package integration_test
 
 import (
 	"net/http"
@@ -77,7 +77,7 @@ func TestForwarded(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			relay := newRelay(t, nil)
-			s := mountOn(relay.URL, test.options)
+			s := mount(relay.URL, test.options)
 			s.server = proxyProtocol + test.server
 			p := start(t, s)
 			for _, kind := range kinds {
@@ -100,29 +100,17 @@ func TestForwarded(t *testing.T) {
 					delete(want, "Forwarded")
 				}
 				for _, field := range []string{"X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "Forwarded", "X-Real-Ip"} {
-					wantField(t, kind, seen.Header, field, want[field])
+					wantLine(t, kind, seen.Header, field, want[field])
 				}
 			}
 		})
 	}
 }
 
-// wantField compares a field that is to have one value, or none if want is empty.
-func wantField(t *testing.T, kind string, header http.Header, field, want string) {
-	t.Helper()
-	var lines []string
-	if want != "" {
-		lines = []string{want}
-	}
-	if got := header[field]; !slices.Equal(got, lines) {
-		t.Errorf("%s: %s: %q, want %q", kind, field, got, lines)
-	}
-}
-
 // TestForwardedAnew is a request that says nothing of where it comes from.
 func TestForwardedAnew(t *testing.T) {
 	relay := newRelay(t, nil)
-	s := mountOn(relay.URL, "")
+	s := mount(relay.URL, "")
 	s.server = proxyProtocol
 	p := start(t, s)
 	for _, kind := range kinds {
@@ -130,10 +118,10 @@ func TestForwardedAnew(t *testing.T) {
 		c.ask(kind, "/websocket", "Host: proxy.example")
 		seen := relay.next(t)
 		c.close()
-		wantField(t, kind, seen.Header, "X-Forwarded-For", "198.51.100.7")
-		wantField(t, kind, seen.Header, "X-Forwarded-Proto", "https")
-		wantField(t, kind, seen.Header, "X-Forwarded-Host", "proxy.example")
-		wantField(t, kind, seen.Header, "Forwarded", "")
+		wantLine(t, kind, seen.Header, "X-Forwarded-For", "198.51.100.7")
+		wantLine(t, kind, seen.Header, "X-Forwarded-Proto", "https")
+		wantLine(t, kind, seen.Header, "X-Forwarded-Host", "proxy.example")
+		wantLine(t, kind, seen.Header, "Forwarded", "")
 	}
 }
 
@@ -152,16 +140,16 @@ func TestForwardedUnixSocket(t *testing.T) {
 		}
 		t.Cleanup(func() { os.RemoveAll(dir) })
 		relay := newRelay(t, nil)
-		s := mountOn(relay.URL, test.options)
+		s := mount(relay.URL, test.options)
 		s.body += "\nbind 127.0.0.1 unix/" + filepath.Join(dir, "s")
 		p := start(t, s)
 		p.network, p.addr = "unix", filepath.Join(dir, "s")
 		for _, kind := range kinds {
-			c := p.dial(t, "")
+			c := p.dial(t)
 			c.ask(kind, "/websocket", "X-Forwarded-For: 203.0.113.1")
 			seen := relay.next(t)
 			c.close()
-			wantField(t, kind, seen.Header, "X-Forwarded-For", test.want)
+			wantLine(t, kind, seen.Header, "X-Forwarded-For", test.want)
 		}
 	}
 }
@@ -185,20 +173,15 @@ func (renamePeer) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 // socket's, so it is not trusted.
 func TestForwardedUnknownPeer(t *testing.T) {
 	relay := newRelay(t, nil)
-	p := startJSON(t, `{"handler": "watchrtc_test_rename_peer"}, {
-		"handler": "watchrtc_proxy",
-		"upstreams": ["`+relay.URL+`"],
-		"drain_window": 0,
-		"transport": {"protocol": "http", "tls": {"ca": {"provider": "file", "pem_files": ["`+certFile+`"]}}}
-	}`)
+	p := startJSON(t, `{"handler": "watchrtc_test_rename_peer"}, `+handlerJSON(relay.URL))
 	for _, kind := range kinds {
-		c := p.dial(t, "")
+		c := p.dial(t)
 		c.ask(kind, "/", "X-Forwarded-For: 203.0.113.1", "X-Forwarded-Host: front.example", "Forwarded: for=203.0.113.1")
 		header := relay.next(t).Header
 		c.close()
-		wantField(t, kind, header, "X-Forwarded-For", "")
-		wantField(t, kind, header, "X-Forwarded-Host", "proxy.example")
-		wantField(t, kind, header, "Forwarded", "")
+		wantLine(t, kind, header, "X-Forwarded-For", "")
+		wantLine(t, kind, header, "X-Forwarded-Host", "proxy.example")
+		wantLine(t, kind, header, "Forwarded", "")
 	}
 }
 
@@ -237,7 +220,7 @@ func TestClientIPHeaders(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			relay := newRelay(t, nil)
-			s := mountOn(relay.URL, test.options)
+			s := mount(relay.URL, test.options)
 			s.server = proxyProtocol + names + test.server
 			p := start(t, s)
 			for _, kind := range kinds {
@@ -245,9 +228,9 @@ func TestClientIPHeaders(t *testing.T) {
 				c.ask(kind, "/websocket", test.fields...)
 				seen := relay.next(t)
 				c.close()
-				wantField(t, kind, seen.Header, "X-Forwarded-For", test.want)
-				wantField(t, kind, seen.Header, "X-Edge-Client", "")
-				wantField(t, kind, seen.Header, "True-Client-Ip", "")
+				wantLine(t, kind, seen.Header, "X-Forwarded-For", test.want)
+				wantLine(t, kind, seen.Header, "X-Edge-Client", "")
+				wantLine(t, kind, seen.Header, "True-Client-Ip", "")
 			}
 			if got := p.closed(t)["client_ip"]; got != test.client {
 				t.Errorf("the log says client_ip %v, want %s", got, test.client)

@@ -1,4 +1,4 @@
-package watchrtcproxy
+package integration_test
 
 import (
 	"net"
@@ -66,5 +66,5 @@ func (s *nameServer) answer(question []byte) ([]byte, error) {
 
 // transport is the option that asks s for names.
 func (s *nameServer) transport() string {
-	return "transport http {\ntls_trust_pool file {roots}\nresolvers " + s.addr + "\n}"
+	return transport("resolvers " + s.addr)
 }

@@ -1,4 +1,4 @@
-package watchrtcproxy
+package integration_test
 
 import (
 	"net/http"
@@ -70,7 +70,7 @@ func TestPaths(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			relay := newRelay(t, nil)
 			p := start(t, site{body: "@sdk path /websocket /websocket/*\nroute {\n" +
-				directiveFor(test.matcher, relay.URL+test.base, "") + "\nrespond elsewhere 404\n}"})
+				directive(test.matcher, relay.URL+test.base, "") + "\nrespond elsewhere 404\n}"})
 			for asked, want := range test.paths {
 				checkPath(t, p, relay, asked, want)
 			}
@@ -80,13 +80,13 @@ func TestPaths(t *testing.T) {
 
 // checkPath asks for a path in both ways and compares what the relay sees; want is
 // empty for a path that it must not see.
-func checkPath(t *testing.T, p *proxy, relay *relayServer, asked, want string) {
+func checkPath(t *testing.T, p *proxy, relay *relay, asked, want string) {
 	t.Helper()
 	for _, kind := range kinds {
-		c := p.dial(t, "")
+		c := p.dial(t)
 		if want == "" {
 			c.request("POST", asked, "Content-Length: 0")
-			c.wantStatus(c.answer("POST"), http.StatusNotFound)
+			c.wantStatus(c.response("POST"), http.StatusNotFound)
 			if relay.saw() {
 				t.Errorf("%s %s: the relay saw %s", kind, asked, relay.next(t).RequestURI)
 			}
@@ -109,13 +109,7 @@ func checkPath(t *testing.T, p *proxy, relay *relayServer, asked, want string) {
 // itself lets other paths go to the next one.
 func TestPathPrefix(t *testing.T) {
 	relay := newRelay(t, nil)
-	p := startJSON(t, `{
-		"handler": "watchrtc_proxy",
-		"upstreams": ["`+relay.URL+`"],
-		"path_prefix": "/websocket",
-		"drain_window": 0,
-		"transport": {"protocol": "http", "tls": {"ca": {"provider": "file", "pem_files": ["`+certFile+`"]}}}
-	}, {"handler": "static_response", "status_code": 404}`)
+	p := startJSON(t, handlerJSON(relay.URL, `"path_prefix": "/websocket"`)+`, {"handler": "static_response", "status_code": 404}`)
 	for asked, want := range map[string]string{
 		"/websocket?apiKey=k": "/?apiKey=k",
 		"/websocket//trace":   "/trace",

@@ -1,4 +1,4 @@
-package watchrtcproxy
+package integration_test
 
 import (
 	"bytes"
@@ -11,11 +11,10 @@ import (
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
-// transportWays are options with which small requests take the pool, and Caddy's
+// transportWays returns options with which small requests take the pool, and Caddy's
 // transport.
-var transportWays = map[string]string{
-	"pool":      "",
-	"transport": "transport http {\ntls_trust_pool file {roots}\nread_timeout 1h\n}",
+func transportWays() map[string]string {
+	return map[string]string{"pool": "", "transport": transport("read_timeout 1h")}
 }
 
 // unfinished are requests whose bodies have not come yet.
@@ -28,25 +27,25 @@ var unfinished = [][]string{
 
 // TestUnreachableWithUnfinishedBody: nobody waits for a body that nobody wants.
 func TestUnreachableWithUnfinishedBody(t *testing.T) {
-	for way, options := range transportWays {
-		p := start(t, mountOn("wss://"+deadAddr(t), options))
+	for way, options := range transportWays() {
+		p := start(t, mount("wss://"+nobody(t), options))
 		for _, body := range unfinished {
-			c := p.dial(t, "")
+			c := p.dial(t)
 			c.request("POST", "/websocket/trace", body[0], "Origin: https://page.example")
 			c.write(body[1])
-			wantRefusal(t, way+" "+body[0], c.answer("POST"), http.StatusBadGateway)
+			wantRefusal(t, way+" "+body[0], c.response("POST"), http.StatusBadGateway)
 			c.close()
 		}
-		stop(t)
+		p.stop(t)
 	}
 }
 
 // TestTooLargeWithUnfinishedBody is the same for a body that is refused unread.
 func TestTooLargeWithUnfinishedBody(t *testing.T) {
-	p := start(t, mountOn("wss://"+deadAddr(t), "max_body_size 70000"))
-	c := p.dial(t, "")
+	p := start(t, mount("wss://"+nobody(t), "max_body_size 70000"))
+	c := p.dial(t)
 	c.request("POST", "/websocket/trace", "Content-Length: 100000")
-	c.wantStatus(c.answer("POST"), http.StatusRequestEntityTooLarge)
+	c.wantStatus(c.response("POST"), http.StatusRequestEntityTooLarge)
 }
 
 // TestHeadFirst has a relay that sends its body only when the client has the head.
@@ -54,20 +53,20 @@ func TestHeadFirst(t *testing.T) {
 	for _, head := range []string{"", "Content-Length: 5\r\n", "Content-Length: 5\r\nIncremental: ?1\r\n", "Content-Length: 5\r\nContent-Type: text/event-stream\r\n"} {
 		for _, request := range []string{"Content-Length: 0\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"} {
 			got := make(chan bool)
-			addr := newRawRelay(t, relayTLS(), func(c *rawConn) {
-				if _, err := c.request(); err != nil {
+			addr := rawRelay(t, func(c *wstest.Conn) {
+				if _, err := c.ReadRequest(); err != nil {
 					t.Error(err)
 				}
-				c.write("HTTP/1.1 200 OK\r\n" + head + "\r\n")
+				c.WriteText("HTTP/1.1 200 OK\r\n" + head + "\r\n")
 				<-got
-				c.write("beg")
+				c.WriteText("beg")
 				<-got
-				c.write("in")
-			})
-			p := start(t, mountOn("wss://"+addr, ""))
-			c := p.dial(t, "")
+				c.WriteText("in")
+			}).Addr
+			p := start(t, mount("wss://"+addr, ""))
+			c := p.dial(t)
 			c.write("POST /websocket/x HTTP/1.1\r\nHost: proxy.example\r\n" + request)
-			response := c.answer("POST")
+			response := c.response("POST")
 			c.wantStatus(response, http.StatusOK)
 			got <- true
 			piece := make([]byte, 3)
@@ -79,14 +78,14 @@ func TestHeadFirst(t *testing.T) {
 				t.Errorf("%q: got %q (%v)", head, rest, err)
 			}
 			c.close()
-			stop(t)
+			p.stop(t)
 		}
 	}
 }
 
 // TestFullDuplex has both ends take turns within one request.
 func TestFullDuplex(t *testing.T) {
-	relay := newStreamingRelay(t, func(w http.ResponseWriter, r *http.Request) {
+	relay := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		controller := http.NewResponseController(w)
 		controller.EnableFullDuplex()
 		controller.Flush()
@@ -99,10 +98,10 @@ func TestFullDuplex(t *testing.T) {
 			controller.Flush()
 		}
 	})
-	p := start(t, mountOn(relay.URL, ""))
-	c := p.dial(t, "")
+	p := start(t, mount(relay.URL, ""))
+	c := p.dial(t)
 	c.request("POST", "/websocket/echo", "Transfer-Encoding: chunked")
-	response := c.answer("POST")
+	response := c.response("POST")
 	c.wantStatus(response, http.StatusOK)
 	for _, piece := range []string{"first", "again"} {
 		c.write("5\r\n" + piece + "\r\n")
@@ -123,21 +122,21 @@ func TestFullDuplex(t *testing.T) {
 // TestTrailersOfNothing has trailers after an empty body, announced and not.
 func TestTrailersOfNothing(t *testing.T) {
 	for _, announced := range []string{"", "Trailer: X-Sum\r\n"} {
-		addr := newRawRelay(t, relayTLS(), func(c *rawConn) {
-			if _, err := c.request(); err == nil {
-				c.write("HTTP/1.1 200 OK\r\n" + announced + "Transfer-Encoding: chunked\r\n\r\n0\r\nX-Sum: 7\r\n\r\n")
+		addr := rawRelay(t, func(c *wstest.Conn) {
+			if _, err := c.ReadRequest(); err == nil {
+				c.WriteText("HTTP/1.1 200 OK\r\n" + announced + "Transfer-Encoding: chunked\r\n\r\n0\r\nX-Sum: 7\r\n\r\n")
 			}
-		})
-		p := start(t, mountOn("wss://"+addr, ""))
-		c := p.dial(t, "")
+		}).Addr
+		p := start(t, mount("wss://"+addr, ""))
+		c := p.dial(t)
 		c.request("POST", "/websocket", "Content-Length: 0", "TE: trailers")
-		response := c.answer("POST")
+		response := c.response("POST")
 		body, err := io.ReadAll(response.Body)
 		if err != nil || len(body) > 0 || response.Trailer.Get("X-Sum") != "7" {
 			t.Errorf("%q: body %q (%v), trailers %v", announced, body, err, response.Trailer)
 		}
 		c.close()
-		stop(t)
+		p.stop(t)
 	}
 }
 
@@ -145,22 +144,22 @@ func TestTrailersOfNothing(t *testing.T) {
 // head all the same, and is logged.
 func TestHeadOfBrokenResponse(t *testing.T) {
 	for _, head := range []string{"Content-Length: 10", "Transfer-Encoding: chunked"} {
-		addr := newRawRelay(t, relayTLS(), func(c *rawConn) {
-			if _, err := c.request(); err == nil {
-				c.write("HTTP/1.1 207 Multi-Status\r\n" + head + "\r\n\r\n")
+		addr := rawRelay(t, func(c *wstest.Conn) {
+			if _, err := c.ReadRequest(); err == nil {
+				c.WriteText("HTTP/1.1 207 Multi-Status\r\n" + head + "\r\n\r\n")
 			}
-		})
-		p := start(t, mountOn("wss://"+addr, ""))
-		c := p.dial(t, "")
+		}).Addr
+		p := start(t, mount("wss://"+addr, ""))
+		c := p.dial(t)
 		c.request("POST", "/websocket", "Content-Length: 0")
-		response := c.answer("POST")
+		response := c.response("POST")
 		c.wantStatus(response, http.StatusMultiStatus)
 		if _, err := io.ReadAll(response.Body); err == nil {
 			t.Errorf("%s: the client takes the response for whole", head)
 		}
-		p.logs.wait(testContext(t), t, 1, `"relay failed"`, "broke off", addr, `"stage":"invalid"`)
+		p.logs.wait(t, 1, `"relay failed"`, "broke off", addr, `"stage":"invalid"`)
 		c.close()
-		stop(t)
+		p.stop(t)
 	}
 }
 
@@ -168,7 +167,7 @@ func TestHeadOfBrokenResponse(t *testing.T) {
 // the time that the rest comes, a later request has timed out.
 func TestTimeoutEndsWithTheHead(t *testing.T) {
 	goOn := make(chan bool)
-	relay := newStreamingRelay(t, func(w http.ResponseWriter, r *http.Request) {
+	relay := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		controller := http.NewResponseController(w)
 		controller.EnableFullDuplex()
 		io.WriteString(w, "begin")
@@ -179,21 +178,21 @@ func TestTimeoutEndsWithTheHead(t *testing.T) {
 		<-goOn
 		io.WriteString(w, "-end-")
 	})
-	silent := newRawRelay(t, relayTLS(), func(c *rawConn) { c.drain() })
-	p := start(t, site{body: directiveFor("/websocket", relay.URL, "handshake_timeout 100ms") + "\n" +
-		directiveFor("/silent", "wss://"+silent, "handshake_timeout 100ms")})
+	silent := rawRelay(t, func(c *wstest.Conn) { c.ReadToEnd() }).Addr
+	p := start(t, site{body: directive("/websocket", relay.URL, "handshake_timeout 100ms") + "\n" +
+		directive("/silent", "wss://"+silent, "handshake_timeout 100ms")})
 	for _, body := range []struct{ field, begin, end string }{
 		{"Transfer-Encoding: chunked", "1\r\n{\r\n", "1\r\n}\r\n0\r\n\r\n"},
 		{"Content-Length: 100000", strings.Repeat("x", 50_000), strings.Repeat("x", 50_000)},
 	} {
-		c := p.dial(t, "")
+		c := p.dial(t)
 		c.request("POST", "/websocket/trace", body.field)
 		c.write(body.begin)
-		response := c.answer("POST")
+		response := c.response("POST")
 		c.wantStatus(response, http.StatusOK)
 		c.write(body.end)
 		for range 2 {
-			other := p.dial(t, "")
+			other := p.dial(t)
 			other.wantStatus(other.try("POST", "/silent"), http.StatusGatewayTimeout)
 			other.close()
 		}
@@ -207,46 +206,46 @@ func TestTimeoutEndsWithTheHead(t *testing.T) {
 // TestRelayStopsReading: a relay that takes no more of a large upload has timed out.
 func TestRelayStopsReading(t *testing.T) {
 	done := make(chan bool)
-	addr := newRawRelay(t, relayTLS(), func(c *rawConn) {
-		c.head()
+	addr := rawRelay(t, func(c *wstest.Conn) {
+		c.ReadHead()
 		<-done
-	})
+	}).Addr
 	defer close(done)
-	p := start(t, mountOn("wss://"+addr, "handshake_timeout 200ms\nmax_body_size 64MiB"))
-	c := p.dial(t, "")
+	p := start(t, mount("wss://"+addr, "handshake_timeout 200ms\nmax_body_size 64MiB"))
+	c := p.dial(t)
 	c.request("POST", "/websocket/trace", "Content-Length: 50000000")
-	go io.Copy(c.conn, strings.NewReader(strings.Repeat("x", 50_000_000)))
-	c.wantStatus(c.answer("POST"), http.StatusGatewayTimeout)
+	go io.Copy(c, strings.NewReader(strings.Repeat("x", 50_000_000)))
+	c.wantStatus(c.response("POST"), http.StatusGatewayTimeout)
 }
 
 // TestEarlyRefusal has a relay that responds with 429 and closes the connection
 // without reading: the client gets the 429, whichever way the request took.
 func TestEarlyRefusal(t *testing.T) {
-	for way, options := range transportWays {
+	for way, options := range transportWays() {
 		for _, overTLS := range []bool{true, false} {
-			scheme, tlsConfig, options := "wss://", relayTLS(), options
+			scheme, tlsConfig, options := "wss://", leaf.ServerConfig(), options
 			if !overTLS {
 				scheme, tlsConfig = "ws://", nil
-				options = strings.Replace(options, "tls_trust_pool file {roots}\n", "", 1)
+				options = strings.Replace(options, "tls_trust_pool file "+rootsFile+"\n", "", 1)
 			}
-			addr := newRawRelay(t, tlsConfig, func(c *rawConn) {
+			addr := rawRelayWith(t, tlsConfig, func(c *wstest.Conn) {
 				// Whoever resets must see to it that the response has left.
-				if _, err := c.r.Peek(1); err == nil {
-					c.write("HTTP/1.1 429 Too Many Requests\r\nConnection: close\r\nContent-Length: 4\r\n\r\nslow")
-					if err := wstest.AwaitSent(rawest(c.Conn)); err != nil {
+				if _, err := c.R.Peek(1); err == nil {
+					c.WriteText("HTTP/1.1 429 Too Many Requests\r\nConnection: close\r\nContent-Length: 4\r\n\r\nslow")
+					if err := wstest.AwaitSent(c.Raw()); err != nil {
 						t.Error(err)
 					}
 				}
-				rawest(c.Conn).Close()
-			})
-			p := start(t, mountOn(scheme+addr, options))
+				c.Drop()
+			}).Addr
+			p := start(t, mount(scheme+addr, options))
 			for _, size := range []int{4 << 10, 64 << 10, 200_000} {
 				body := strings.Repeat("x", size)
 				for n := range 100 {
-					c := p.dial(t, "")
+					c := p.dial(t)
 					c.request("POST", "/websocket/trace", fmt.Sprintf("Content-Length: %d", size))
-					go io.WriteString(c.conn, body)
-					response := c.answer("POST")
+					go io.WriteString(c, body)
+					response := c.response("POST")
 					got, err := io.ReadAll(response.Body)
 					if response.StatusCode != http.StatusTooManyRequests || err != nil || string(got) != "slow" {
 						t.Fatalf("%s, %s, %d bytes, try %d: status %d, body %q (%v)", way, scheme, size, n, response.StatusCode, got, err)
@@ -254,7 +253,7 @@ func TestEarlyRefusal(t *testing.T) {
 					c.close()
 				}
 			}
-			stop(t)
+			p.stop(t)
 		}
 	}
 }
