@@ -52,8 +52,8 @@ func allocsBetween(a, b net.Conn, size int) float64 {
 // inGoroutines reports whether a tunnel between such connections is not for an
 // event loop.
 func inGoroutines(pair [2]string) bool {
-	return runtime.GOOS != "linux" || strings.HasSuffix(pair[0], "-wrapped") || pair[1] == "tls-rearmed"
+	return runtime.GOOS != "linux" || strings.HasSuffix(pair[0], "-wrapped") || pair[1] == "tls-deadlines"
 }
 
 // wakes reports whether legs of this kind wait in a wakeTLSSource then.
-func (k socketKind) wakes() bool { return k.tls && !k.rearmed }
+func (k socketKind) wakes() bool { return k.tls && !k.setsDeadlines }

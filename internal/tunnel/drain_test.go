@@ -14,8 +14,8 @@ import (
 // first, and in each tenth of the window between half and double its even share.
 func TestDrainEvenly(t *testing.T) {
 	const count, window = 1000, 20 * time.Second
-	inBubble(t, window, func(r *rig) {
-		tunnels := make([]*carried, count)
+	inBubble(t, window, func(r *fixture) {
+		tunnels := make([]*peered, count)
 		for i := range tunnels {
 			c := r.open()
 			tunnels[i] = c
@@ -67,8 +67,8 @@ func TestDrainEvenly(t *testing.T) {
 }
 
 func TestDrainAtOnce(t *testing.T) {
-	inBubble(t, 0, func(r *rig) {
-		tunnels := make([]*carried, 50)
+	inBubble(t, 0, func(r *fixture) {
+		tunnels := make([]*peered, 50)
 		for i := range tunnels {
 			tunnels[i] = r.open()
 			tunnels[i].playBoth()
@@ -109,19 +109,19 @@ var begun = []struct {
 	{"a message of the relay's", false, encodeAll(false, part(opText, "a"), wsFrame{true, opContinuation, nil}), 3},
 }
 
-func (c *carried) begun(client bool) (from, to *endpoint) {
+func (c *peered) begun(client bool) (from, to *endpoint) {
 	if client {
 		return c.client, c.relay
 	}
 	return c.relay, c.client
 }
 
-// What has been begun may be finished; the Close frame is right behind it and
+// What has been begun may be finished; the Close frame is right after it and
 // ahead of all else.
 func TestDrainWaitsForBoundary(t *testing.T) {
 	for _, b := range begun {
 		t.Run(b.name, func(t *testing.T) {
-			inBubble(t, 0, func(r *rig) {
+			inBubble(t, 0, func(r *fixture) {
 				c := r.open()
 				from, to := c.begun(b.client)
 				from.sendRaw(b.stream[:b.sent])
@@ -146,7 +146,7 @@ func TestDrainWaitsForBoundary(t *testing.T) {
 				to.ended(io.EOF)
 				for _, f := range to.got {
 					if string(f.payload) == "too late" {
-						t.Error("a message came behind")
+						t.Error("a message came after")
 					}
 				}
 				if s := r.summary(); s.Duration != linger-time.Second {
@@ -161,7 +161,7 @@ func TestDrainWaitsForBoundary(t *testing.T) {
 func TestDrainWaitsForBoundaryInVain(t *testing.T) {
 	for _, b := range begun {
 		t.Run(b.name, func(t *testing.T) {
-			inBubble(t, 0, func(r *rig) {
+			inBubble(t, 0, func(r *fixture) {
 				c := r.open()
 				from, to := c.begun(b.client)
 				from.sendRaw(b.stream[:b.sent])
@@ -190,7 +190,7 @@ func TestDrainBehindClose(t *testing.T) {
 			"in a message":     {part(opText, "a")},
 		} {
 			for _, late := range []bool{false, true} {
-				inBubble(t, 0, func(r *rig) {
+				inBubble(t, 0, func(r *fixture) {
 					c := r.open()
 					from, to := c.begun(client)
 					from.send(before...)
@@ -228,12 +228,12 @@ func TestDrainBehindClose(t *testing.T) {
 func TestDrainStuckClient(t *testing.T) {
 	const count, window = 20, 10 * time.Second
 	for name, waiting := range map[string]int{
-		"in a write":              4 * room,
-		"behind the last message": room,
+		"in a write":             4 * room,
+		"after the last message": room,
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, window, func(r *rig) {
-				tunnels := make([]*carried, count)
+			inBubble(t, window, func(r *fixture) {
+				tunnels := make([]*peered, count)
 				for i := range tunnels {
 					tunnels[i] = r.open()
 					// An answer would queue for the direction's mutex, in which
@@ -272,8 +272,8 @@ func TestDrainStuckClient(t *testing.T) {
 
 // When all have left, there is nothing to wait for.
 func TestDrainEndsEarly(t *testing.T) {
-	inBubble(t, time.Hour, func(r *rig) {
-		tunnels := make([]*carried, 10)
+	inBubble(t, time.Hour, func(r *fixture) {
+		tunnels := make([]*peered, 10)
 		for i := range tunnels {
 			tunnels[i] = r.open()
 			tunnels[i].playBoth()
@@ -297,7 +297,7 @@ func TestDrainChosen(t *testing.T) {
 	const count, window = 20, 10 * time.Second
 	for name, stopAfter := range map[string]time.Duration{"all of it": window, "stopped": window / 2} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, time.Second, func(r *rig) {
+			inBubble(t, time.Second, func(r *fixture) {
 				var chosen []*Tunnel
 				for i := range 2 * count {
 					c := r.open()

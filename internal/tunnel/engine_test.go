@@ -126,7 +126,7 @@ func TestEndsBehindWrapper(t *testing.T) {
 			leg, client = shakeHands(t, leg, client)
 		}
 		relayLeg, relay := tcpPair(t)
-		r := newRig(t, 0)
+		r := newFixture(t, 0)
 		tunnel := r.lease.Open(Info{}, ConnLeg(leg, nil, false), ConnLeg(relayLeg, nil, false), 0)
 		pass(t, client, relay, []byte("hello"))
 		reset(relay)
@@ -171,7 +171,7 @@ func TestRenegotiatingLegGetsGoroutines(t *testing.T) {
 		MaxVersion: tls.VersionTLS12, Renegotiation: tls.RenegotiateFreelyAsClient,
 	})
 	clientLeg, client := tcpPair(t)
-	r := newRig(t, 0)
+	r := newFixture(t, 0)
 	tunnel := r.lease.Open(Info{}, ConnLeg(clientLeg, nil, false), ConnLeg(relayLeg, nil, false), 0)
 	if _, ok := tunnel.engine.(*goroutines); !ok {
 		t.Errorf("the engine is a %T", tunnel.engine)

@@ -50,7 +50,7 @@ func (s *scanner) scan(p []byte) {
 	}
 }
 
-// scanToBoundary advances over p up to the first boundary behind its first byte,
+// scanToBoundary advances over p up to the first boundary after its first byte,
 // and returns how many bytes that took.
 func (s *scanner) scanToBoundary(p []byte) int {
 	n := 0

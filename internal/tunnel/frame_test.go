@@ -67,7 +67,7 @@ var scannerCases = []struct {
 	{"Close without a code, masked", closing(0).encode(true), scanned{1, true, closeNoStatus}},
 	{"Close with half a code", wsFrame{true, opClose, []byte{3}}.encode(true), scanned{1, true, closeNoStatus}},
 	{"Close with the code 0", wsFrame{true, opClose, []byte{0, 0}}.encode(true), scanned{1, true, closeNoStatus}},
-	{"Close behind messages", encodeAll(true, text("a"), text("b"), closing(1000)), scanned{3, true, 1000}},
+	{"Close after messages", encodeAll(true, text("a"), text("b"), closing(1000)), scanned{3, true, 1000}},
 	{"Close inside a message", encodeAll(true, part(opText, "a"), closing(1000)), scanned{2, false, 1000}},
 	{"the first Close counts", encodeAll(false, closing(1000), closing(1001)), scanned{2, true, 1000}},
 	{"the first Close counts, without a code", encodeAll(false, closing(0), closing(1001)), scanned{2, true, closeNoStatus}},

@@ -60,7 +60,7 @@ func (g *goroutines) ended(d *direction, err error) {
 }
 
 // interrupt has d end with err. It tries again until d has: a connection that sets
-// deadlines of its own may do so right behind us.
+// deadlines of its own may do so right after us.
 func (g *goroutines) interrupt(d *direction, err error, until time.Time) {
 	done := g.done[0]
 	if d == &g.t.toClient {

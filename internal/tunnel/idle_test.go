@@ -11,7 +11,7 @@ const idle = 10 * time.Minute
 
 // Each byte, in either direction, begins the wait anew.
 func TestIdle(t *testing.T) {
-	inBubble(t, 0, func(r *rig) {
+	inBubble(t, 0, func(r *fixture) {
 		c := r.openIdle(idle)
 		for range 10 {
 			time.Sleep(idle - time.Second)
@@ -39,7 +39,7 @@ func TestIdle(t *testing.T) {
 }
 
 func TestIdleNever(t *testing.T) {
-	inBubble(t, 0, func(r *rig) {
+	inBubble(t, 0, func(r *fixture) {
 		c := r.openIdle(0)
 		time.Sleep(365 * 24 * time.Hour)
 		r.noneEnded()
@@ -51,7 +51,7 @@ func TestIdleNever(t *testing.T) {
 
 // Peers that have vanished answer nothing.
 func TestIdleUnanswered(t *testing.T) {
-	inBubble(t, 0, func(r *rig) {
+	inBubble(t, 0, func(r *fixture) {
 		c := r.openIdle(idle)
 		c.client.mute, c.relay.mute = true, true
 		c.playBoth()
@@ -65,7 +65,7 @@ func TestIdleUnanswered(t *testing.T) {
 
 // A client that takes nothing is idle, however much waits for it.
 func TestIdleStuckClient(t *testing.T) {
-	inBubble(t, 0, func(r *rig) {
+	inBubble(t, 0, func(r *fixture) {
 		c := r.openIdle(idle)
 		go c.relay.Write(wsFrame{true, opBinary, pattern(1 << 20)}.encode(false))
 		if s := r.summary(); s.Duration != idle+linger || s.Reason != "idle" {

@@ -42,9 +42,9 @@ type Leg interface {
 // connLeg is a leg over a connection of its own.
 type connLeg struct {
 	net.Conn
-	rearmed bool
-	source  source // how receive waits; made when it first does
-	pending []byte // bytes that came right behind the handshake
+	setsDeadlines bool
+	source        source // how receive waits; made when it first does
+	pending       []byte // bytes that came right after the handshake
 }
 
 // source waits for bytes on a connection, at whatever cost in memory its kind of
@@ -56,17 +56,17 @@ type source interface {
 // ConnLeg returns a leg over conn. pending holds bytes that were read from conn
 // already and come before all others; it is not copied.
 //
-// rearmed says that conn sets read deadlines of its own on each read. Such a leg
+// setsDeadlines says that conn sets read deadlines of its own on each read. Such a leg
 // keeps a buffer while it waits.
-func ConnLeg(conn net.Conn, pending []byte, rearmed bool) Leg {
+func ConnLeg(conn net.Conn, pending []byte, setsDeadlines bool) Leg {
 	if tlsConn, ok := conn.(*tls.Conn); ok {
 		releaseHandshake(tlsConn)
 	}
-	return &connLeg{Conn: conn, rearmed: rearmed, pending: pending}
+	return &connLeg{Conn: conn, setsDeadlines: setsDeadlines, pending: pending}
 }
 
-func newSource(conn net.Conn, rearmed bool) source {
-	if tlsConn, ok := conn.(*tls.Conn); ok && !rearmed {
+func newSource(conn net.Conn, setsDeadlines bool) source {
+	if tlsConn, ok := conn.(*tls.Conn); ok && !setsDeadlines {
 		return &wakeTLSSource{conn: tlsConn}
 	}
 	return bufferedSource{conn}
@@ -75,7 +75,7 @@ func newSource(conn net.Conn, rearmed bool) source {
 func (l *connLeg) receive() (*buffer, int, error) {
 	if len(l.pending) == 0 {
 		if l.source == nil {
-			l.source = newSource(l.Conn, l.rearmed)
+			l.source = newSource(l.Conn, l.setsDeadlines)
 		}
 		return l.source.receive()
 	}

@@ -18,7 +18,7 @@ type streamTunnel struct {
 	}
 	relay   *memConn
 	aborted chan bool // what Wait reported
-	rig     *rig
+	fixture *fixture
 }
 
 // wrappedWriter stands for what Caddy puts around a http.ResponseWriter. Nothing
@@ -29,12 +29,12 @@ func (w wrappedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 func (wrappedWriter) Write([]byte) (int, error)     { panic("not the innermost writer") }
 
 func openStreamTunnel(t *testing.T) *streamTunnel {
-	s := &streamTunnel{aborted: make(chan bool, 1), rig: newRig(t, 0)}
+	s := &streamTunnel{aborted: make(chan bool, 1), fixture: newFixture(t, 0)}
 	leg, relay := memPair(room)
 	s.relay = relay
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		http.NewResponseController(w).Flush()
-		tunnel := s.rig.lease.Open(Info{}, StreamLeg(wrappedWriter{w}, r.Body), ConnLeg(leg, nil, false), 0)
+		tunnel := s.fixture.lease.Open(Info{}, StreamLeg(wrappedWriter{w}, r.Body), ConnLeg(leg, nil, false), 0)
 		aborted := tunnel.Wait()
 		s.aborted <- aborted
 		if aborted {
@@ -110,7 +110,7 @@ func TestStreamLegRelayEnds(t *testing.T) {
 	if <-s.aborted {
 		t.Error("an abnormal end")
 	}
-	if sum := s.rig.summary(); sum.ClosedBy != ByRelay || sum.CloseCode != 1000 {
+	if sum := s.fixture.summary(); sum.ClosedBy != ByRelay || sum.CloseCode != 1000 {
 		t.Errorf("%+v", sum)
 	}
 }
@@ -130,13 +130,13 @@ func TestStreamLegEndsWithRelay(t *testing.T) {
 	if <-s.aborted {
 		t.Error("an abnormal end")
 	}
-	sum := s.rig.summary()
+	sum := s.fixture.summary()
 	if sum.ClosedBy != ByRelay || sum.CloseCode != 1000 || sum.Duration >= linger {
 		t.Errorf("%+v", sum)
 	}
 }
 
-// What a client has sent arrives although it resets its stream right behind.
+// What a client has sent arrives although it resets its stream right after.
 func TestStreamLegUploadThenReset(t *testing.T) {
 	for range 50 {
 		s := openStreamTunnel(t)
@@ -151,7 +151,7 @@ func TestStreamLegUploadThenReset(t *testing.T) {
 		}
 		s.relay.Close()
 		<-s.aborted
-		if sum := s.rig.summary(); sum.BytesToRelay != uint64(len(got)) || sum.CutToRelay != 0 {
+		if sum := s.fixture.summary(); sum.BytesToRelay != uint64(len(got)) || sum.CutToRelay != 0 {
 			t.Fatalf("the relay got %d bytes: %+v", len(got), sum)
 		}
 	}
@@ -177,14 +177,14 @@ func TestStreamLegClientAborts(t *testing.T) {
 	if !<-s.aborted {
 		t.Error("Wait takes a cancelled stream for an orderly end")
 	}
-	if sum := s.rig.summary(); sum.ClosedBy != ByClient || sum.CloseCode != closeAbnormal {
+	if sum := s.fixture.summary(); sum.ClosedBy != ByClient || sum.CloseCode != closeAbnormal {
 		t.Errorf("%+v", sum)
 	}
 }
 
 func TestStreamLegDrained(t *testing.T) {
 	s := openStreamTunnel(t)
-	s.rig.lease.Release()
+	s.fixture.lease.Release()
 	client, relay := newStrictReader(s.client, false), newStrictReader(s.relay, true)
 	for _, r := range []*strictReader{client, relay} {
 		if f, err := r.next(); err != nil || f.code() != closeGoingAway {
@@ -198,7 +198,7 @@ func TestStreamLegDrained(t *testing.T) {
 			t.Errorf("then %s, %v", f, err)
 		}
 	}
-	s.rig.registry.Wait()
+	s.fixture.registry.Wait()
 	if <-s.aborted {
 		t.Error("an abnormal end")
 	}
@@ -220,11 +220,11 @@ func TestStreamLegStuckClient(t *testing.T) {
 	if _, err := io.ReadFull(s.client, make([]byte, 1000)); err != nil {
 		t.Fatal(err)
 	}
-	s.rig.lease.Release()
-	s.rig.registry.Wait()
+	s.fixture.lease.Release()
+	s.fixture.registry.Wait()
 	<-s.aborted
 	<-written
-	if sum := s.rig.summary(); sum.Reason != "drained" {
+	if sum := s.fixture.summary(); sum.Reason != "drained" {
 		t.Errorf("%+v", sum)
 	}
 }

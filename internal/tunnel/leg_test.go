@@ -89,7 +89,7 @@ func TestConnLegPending(t *testing.T) {
 		for _, size := range legSizes {
 			conn, peer := kind.connect(t)
 			want := pattern(size + 3)
-			leg := ConnLeg(conn, bytes.Clone(want[:size]), kind.rearmed)
+			leg := ConnLeg(conn, bytes.Clone(want[:size]), kind.setsDeadlines)
 			if _, err := peer.Write(want[size:]); err != nil {
 				t.Fatal(err)
 			}
@@ -100,12 +100,12 @@ func TestConnLegPending(t *testing.T) {
 	})
 }
 
-// What was sent right behind a handshake is found wherever it is held, and what
+// What was sent right after a handshake is found wherever it is held, and what
 // comes after it is read as usual.
 func TestPending(t *testing.T) {
 	const handshake = "HTTP/1.1 101 Switching Protocols\r\n"
 	eachSocket(t, func(t *testing.T, kind socketKind) {
-		if kind.rearmed {
+		if kind.setsDeadlines {
 			t.Skip("Pending cannot tell what such a connection holds")
 		}
 		for _, readBuffer := range []int{4 << 10, 256 << 10} {
@@ -136,7 +136,7 @@ func TestPending(t *testing.T) {
 	})
 }
 
-// The end of the stream is io.EOF itself, whether it comes alone or right behind
+// The end of the stream is io.EOF itself, whether it comes alone or right after
 // the last bytes, and leaves the other direction open.
 func TestConnLegHalfClosedByPeer(t *testing.T) {
 	eachSocket(t, func(t *testing.T, kind socketKind) {
@@ -158,7 +158,7 @@ func TestConnLegHalfClosedByPeer(t *testing.T) {
 				t.Errorf("%d bytes did not arrive as they were sent", size)
 			}
 			if err != io.EOF {
-				t.Errorf("behind %d bytes: %v, want io.EOF", size, err)
+				t.Errorf("after %d bytes: %v, want io.EOF", size, err)
 			}
 			if err := <-sent; err != nil {
 				t.Error(err)

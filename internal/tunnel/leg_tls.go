@@ -13,9 +13,8 @@ import (
 // crypto/tls keeps things for the life of a connection that a tunnel can do
 // without: its input buffers, which stay as large as the largest record and
 // handshake message were, and the tls.Config, through which a server's connection
-// holds the whole of the Caddy configuration that accepted it. Nothing of that can
-// be let go of through the package's interface, so this file does it behind its
-// back.
+// holds the whole of the Caddy configuration that accepted it. The package offers no
+// way to release these, so this file reaches into its unexported fields.
 //
 // All of it is looked up by name and type, and testTLS tries whether it still means
 // what it did. Should a later crypto/tls be different, nothing here is used, and
@@ -109,7 +108,7 @@ func renegotiates(c *tls.Conn) bool {
 
 // record is an input buffer for crypto/tls. It fits two TLS records and what
 // bytes.Buffer wants to have free behind them, so that what comes at once is read
-// with one system call and the buffer is never exchanged for a larger one.
+// with one system call and the buffer is never replaced by a larger one.
 type record [2*(5+16<<10+256) + 4<<10]byte
 
 // records are lent to TLS connections while these are being read from.

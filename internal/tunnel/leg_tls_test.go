@@ -59,10 +59,10 @@ func TestNewSource(t *testing.T) {
 	wrappedServer, _ := shakeHands(t, wrapped{wrappedTCP.(*net.TCPConn)}, wrappedPeer)
 	pipe, _ := net.Pipe()
 	for _, c := range []struct {
-		name    string
-		conn    net.Conn
-		rearmed bool
-		want    source
+		name          string
+		conn          net.Conn
+		setsDeadlines bool
+		want          source
 	}{
 		{"TCP", tcp, false, bufferedSource{}},
 		{"TLS server", server, false, &wakeTLSSource{}},
@@ -72,7 +72,7 @@ func TestNewSource(t *testing.T) {
 		{"something else", pipe, false, bufferedSource{}},
 		{"TLS before its handshake", tls.Client(tcp, new(tls.Config)), false, &wakeTLSSource{}},
 	} {
-		got := newSource(c.conn, c.rearmed)
+		got := newSource(c.conn, c.setsDeadlines)
 		if reflect.TypeOf(got) != reflect.TypeOf(c.want) && runtime.GOOS == "linux" {
 			t.Errorf("%s: %T, want %T", c.name, got, c.want)
 		}
@@ -116,7 +116,7 @@ func collected[T any](p weak.Pointer[T]) bool {
 	return false
 }
 
-// A session ticket that arrives behind the handshake is no trouble.
+// A session ticket that arrives after the handshake is no trouble.
 func TestTLSTicketBehindHandshake(t *testing.T) {
 	a, b := tcpPair(t)
 	cache := tls.NewLRUClientSessionCache(0)

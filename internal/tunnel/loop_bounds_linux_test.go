@@ -15,7 +15,7 @@ import (
 )
 
 // byOwner calls f where the legs of l may be looked at, and waits.
-func (l *looped) byOwner(f func(client, relay *sock)) {
+func (l *loopTunnel) byOwner(f func(client, relay *sock)) {
 	p := l.engine.(*pair)
 	done := make(chan struct{})
 	p.post(func() {
@@ -34,7 +34,7 @@ type tls13Client struct {
 }
 
 // openForger opens a tunnel in a loop whose client is a tls13Client.
-func openForger(t *testing.T, r *rig) (*looped, *tls13Client) {
+func openForger(t *testing.T, r *fixture) (*loopTunnel, *tls13Client) {
 	t.Helper()
 	leg, raw := tcpPair(t)
 	leg.(*net.TCPConn).SetWriteBuffer(16 << 10)
@@ -50,7 +50,7 @@ func openForger(t *testing.T, r *rig) (*looped, *tls13Client) {
 	if _, ok := tun.engine.(*pair); !ok {
 		t.Fatalf("the engine is a %T", tun.engine)
 	}
-	return &looped{tun, halfClosing{raw.(*net.TCPConn)}, relay, r.summaries}, &tls13Client{client, sender, raw}
+	return &loopTunnel{tun, halfClosing{raw.(*net.TCPConn)}, relay, r.summaries}, &tls13Client{client, sender, raw}
 }
 
 // halfClosing does not reset the connection for what has not been read.
@@ -62,7 +62,7 @@ func (c halfClosing) Close() error { return c.CloseWrite() }
 // hold no more than it should, is then not read from any more, and is when it has
 // read.
 func TestLoopKeyUpdateFlood(t *testing.T) {
-	l, client := openForger(t, newLoopRig(t))
+	l, client := openForger(t, newLoopFixture(t))
 	go io.Copy(io.Discard, l.relay)
 	var sent int
 	for {
@@ -94,7 +94,7 @@ func TestLoopKeyUpdateFlood(t *testing.T) {
 	// It is read from again when it reads.
 	carried := l.toRelay.bytes.Load()
 	go io.Copy(io.Discard, client.raw)
-	awaitCarried(t, &l.toRelay, int(carried)+100)
+	awaitForwarded(t, &l.toRelay, int(carried)+100)
 	reset(client.raw)
 	l.relay.Close()
 	l.Wait()
@@ -102,8 +102,8 @@ func TestLoopKeyUpdateFlood(t *testing.T) {
 
 // A client that does not read for a while, but sends, is read from.
 func TestLoopFullDuplex(t *testing.T) {
-	r := newLoopRig(t)
-	l := openLooped(t, r, true, true)
+	r := newLoopFixture(t)
+	l := openLoopTunnel(t, r, true, true)
 	narrow(innermost(l.client))
 	written := make(chan error, 1)
 	p := pattern(8 << 20)
@@ -123,7 +123,7 @@ func TestLoopFullDuplex(t *testing.T) {
 
 // What has come of a record costs about its own size.
 func TestLoopPartialRecord(t *testing.T) {
-	l, client := openForger(t, newLoopRig(t))
+	l, client := openForger(t, newLoopFixture(t))
 	want := pattern(bufferSize)
 	record := client.record(recordApplicationData, want)
 	for i := 0; i < len(record); {
@@ -159,7 +159,7 @@ func TestLoopPartialRecord(t *testing.T) {
 
 // The beginning of a TLS message that never ends does not grow for ever.
 func TestLoopEndlessHandshakeMessage(t *testing.T) {
-	l, client := openForger(t, newLoopRig(t))
+	l, client := openForger(t, newLoopFixture(t))
 	header := []byte{4, 0, 0xff, 0xff} // a session ticket of 64 KiB
 	client.raw.Write(client.record(recordHandshake, append(header, make([]byte, 16000)...)))
 	client.raw.Write(client.record(recordHandshake, make([]byte, 16000)))
@@ -177,7 +177,7 @@ func TestLoopEndlessHandshakeMessage(t *testing.T) {
 // A TLS message in many records that come at once is as bounded as one that comes in
 // time.
 func TestLoopLongHandshakeMessageAtOnce(t *testing.T) {
-	l, client := openForger(t, newLoopRig(t))
+	l, client := openForger(t, newLoopFixture(t))
 	const size = 0xfff0
 	flood := client.record(recordHandshake, []byte{4, 0, size >> 8, size & 0xff}) // a session ticket
 	for range size {
@@ -199,7 +199,7 @@ func TestLoopLongHandshakeMessageAtOnce(t *testing.T) {
 
 // A KeyUpdate leaves no buffer behind.
 func TestLoopKeyUpdateLeavesNothing(t *testing.T) {
-	l, client := openForger(t, newLoopRig(t))
+	l, client := openForger(t, newLoopFixture(t))
 	client.raw.Write(client.keyUpdate(true))
 	client.raw.Write(client.record(recordApplicationData, []byte("x")))
 	if _, err := io.ReadFull(l.relay, make([]byte, 1)); err != nil {
@@ -216,7 +216,7 @@ func TestLoopKeyUpdateLeavesNothing(t *testing.T) {
 // A timer that fires late must not write to a descriptor that belongs to somebody
 // else by now.
 func TestLoopPostAfterItsEnd(t *testing.T) {
-	r := newLoopRig(t)
+	r := newLoopFixture(t)
 	l := newLoop()
 	clientLeg, client := tcpPair(t)
 	relayLeg, relay := tcpPair(t)
@@ -277,7 +277,7 @@ func (l *loop) awaitEnd(t *testing.T) {
 
 // A loop that cannot wait for events costs its tunnels, not the process.
 func TestLoopEpollFails(t *testing.T) {
-	r := newLoopRig(t)
+	r := newLoopFixture(t)
 	l := newLoop()
 	broken := make(chan struct{})
 	l.epollWait = func(epoll int, events []unix.EpollEvent, msec int) (int, error) {
@@ -314,11 +314,11 @@ func TestLoopEpollFails(t *testing.T) {
 // A descriptor that a process being started has, too, keeps its events when it is
 // closed. It must leave epoll before.
 func TestLoopSharedDescriptor(t *testing.T) {
-	r := newLoopRig(t)
-	l := openLooped(t, r, false, false)
-	other := openLooped(t, r, false, false)
+	r := newLoopFixture(t)
+	l := openLoopTunnel(t, r, false, false)
+	other := openLoopTunnel(t, r, false, false)
 	for other.loop() != l.loop() {
-		other = openLooped(t, r, false, false)
+		other = openLoopTunnel(t, r, false, false)
 	}
 	var shared int
 	l.byOwner(func(client, _ *sock) { shared, _ = unix.Dup(client.fd) })
@@ -386,8 +386,8 @@ func TestLoopFairness(t *testing.T) {
 // A tunnel that is lent out is drained like all others, and nothing is lost.
 func TestLoopDrainsLentTunnel(t *testing.T) {
 	for range 5 {
-		r := newLoopRig(t)
-		l := openLooped(t, r, true, true)
+		r := newLoopFixture(t)
+		l := openLoopTunnel(t, r, true, true)
 		frame := wsFrame{true, opBinary, pattern(200_000)}.encode(true)
 		stop := make(chan struct{})
 		sent := make(chan uint64, 1)

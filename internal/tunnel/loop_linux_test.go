@@ -14,14 +14,14 @@ import (
 	"github.com/pires/go-proxyproto"
 )
 
-// looped is a tunnel over real sockets, in an event loop, and the peers at its ends.
-type looped struct {
+// loopTunnel is a tunnel over real sockets, in an event loop, and the peers at its ends.
+type loopTunnel struct {
 	*Tunnel
 	client, relay net.Conn
 	summaries     chan Summary
 }
 
-func (l *looped) loop() *loop { return l.engine.(*pair).loop }
+func (l *loopTunnel) loop() *loop { return l.engine.(*pair).loop }
 
 // loopKinds are the pairs of legs that an event loop carries.
 var loopKinds = []struct {
@@ -31,18 +31,18 @@ var loopKinds = []struct {
 	{"tls-tls", true, true}, {"tcp-tls", false, true}, {"tls-tcp", true, false}, {"tcp-tcp", false, false},
 }
 
-func eachLoopKind(t *testing.T, test func(t *testing.T, l *looped)) {
+func eachLoopKind(t *testing.T, test func(t *testing.T, l *loopTunnel)) {
 	for _, kind := range loopKinds {
 		t.Run(kind.name, func(t *testing.T) {
 			t.Parallel()
-			test(t, openLooped(t, newLoopRig(t), kind.client, kind.relay))
+			test(t, openLoopTunnel(t, newLoopFixture(t), kind.client, kind.relay))
 		})
 	}
 }
 
-func newLoopRig(t *testing.T) *rig { return newRig(t, 0) }
+func newLoopFixture(t *testing.T) *fixture { return newFixture(t, 0) }
 
-func openLooped(t *testing.T, r *rig, clientTLS, relayTLS bool) *looped {
+func openLoopTunnel(t *testing.T, r *fixture, clientTLS, relayTLS bool) *loopTunnel {
 	t.Helper()
 	connect := func(secure bool) (leg, peer net.Conn) {
 		leg, peer = tcpPair(t)
@@ -57,7 +57,7 @@ func openLooped(t *testing.T, r *rig, clientTLS, relayTLS bool) *looped {
 	if _, ok := tun.engine.(*pair); !ok {
 		t.Fatal("the tunnel is in no event loop")
 	}
-	return &looped{tun, client, relay, r.summaries}
+	return &loopTunnel{tun, client, relay, r.summaries}
 }
 
 // transfer writes p to one end while it reads as much from the other.
@@ -81,7 +81,7 @@ func transfer(t *testing.T, from, to net.Conn, p []byte) {
 }
 
 // tearDown ends the tunnel from the client's side and checks what it summed up to.
-func (l *looped) tearDown(t *testing.T, toRelay, toClient int) {
+func (l *loopTunnel) tearDown(t *testing.T, toRelay, toClient int) {
 	t.Helper()
 	l.client.Close()
 	if _, err := io.Copy(io.Discard, l.relay); err != nil {
@@ -96,7 +96,7 @@ func (l *looped) tearDown(t *testing.T, toRelay, toClient int) {
 }
 
 func TestLoopCarriesBothWays(t *testing.T) {
-	eachLoopKind(t, func(t *testing.T, l *looped) {
+	eachLoopKind(t, func(t *testing.T, l *loopTunnel) {
 		total := 0
 		for _, size := range []int{1, 2, 63, 64, 65, 4096, bufferSize - 1, bufferSize, bufferSize + 1, 3*bufferSize + 7} {
 			transfer(t, l.client, l.relay, pattern(size))
@@ -109,7 +109,7 @@ func TestLoopCarriesBothWays(t *testing.T) {
 
 // Both ways at once, with more than the sockets between take.
 func TestLoopCarriesMuchAtOnce(t *testing.T) {
-	eachLoopKind(t, func(t *testing.T, l *looped) {
+	eachLoopKind(t, func(t *testing.T, l *loopTunnel) {
 		p := pattern(16 << 20)
 		var both sync.WaitGroup
 		both.Go(func() { transfer(t, l.client, l.relay, p) })
@@ -121,10 +121,10 @@ func TestLoopCarriesMuchAtOnce(t *testing.T) {
 
 // A peer that does not read costs its own tunnel its progress, and nobody else.
 func TestLoopWaitsForNobody(t *testing.T) {
-	r := newLoopRig(t)
-	stuck, other := openLooped(t, r, true, true), openLooped(t, r, true, true)
+	r := newLoopFixture(t)
+	stuck, other := openLoopTunnel(t, r, true, true), openLoopTunnel(t, r, true, true)
 	for stuck.loop() != other.loop() {
-		other = openLooped(t, r, true, true) // the next one may share the loop
+		other = openLoopTunnel(t, r, true, true) // the next one may share the loop
 		t.Cleanup(func() { other.client.Close() })
 	}
 	p := pattern(32 << 20)
@@ -153,8 +153,8 @@ func TestLoopWaitsForNobody(t *testing.T) {
 
 // The loop gives a connection its input buffer only while it has input.
 func TestLoopHoldsNoBuffers(t *testing.T) {
-	r := newLoopRig(t)
-	l := openLooped(t, r, true, true)
+	r := newLoopFixture(t)
+	l := openLoopTunnel(t, r, true, true)
 	transfer(t, l.client, l.relay, pattern(100_000))
 	transfer(t, l.relay, l.client, pattern(100_000))
 	idle := make(chan struct{})
@@ -175,7 +175,7 @@ func TestLoopHoldsNoBuffers(t *testing.T) {
 
 // Records that come in pieces, many of them at the same time.
 func TestLoopChoppedRecords(t *testing.T) {
-	r := newLoopRig(t)
+	r := newLoopFixture(t)
 	var all sync.WaitGroup
 	for i := range 8 {
 		leg, peer := tcpPair(t)
@@ -200,7 +200,7 @@ func (c chopping) Write(p []byte) (int, error) {
 }
 
 func TestLoopSendsPendingFirst(t *testing.T) {
-	r := newLoopRig(t)
+	r := newLoopFixture(t)
 	clientLeg, client := tcpPair(t)
 	relayLeg, relay := tcpPair(t)
 	r.lease.Open(Info{}, ConnLeg(clientLeg, []byte("early "), false), ConnLeg(relayLeg, []byte("greeting "), false), 0)
@@ -224,18 +224,18 @@ func TestLoopUnderPROXYProtocol(t *testing.T) {
 	for _, secure := range []bool{false, true} {
 		t.Run(map[bool]string{false: "tcp", true: "tls"}[secure], func(t *testing.T) {
 			raw, peer := tcpPair(t)
-			behind := &gathering{Conn: peer}
-			leg, client := raw, net.Conn(behind)
+			sender := &gathering{Conn: peer}
+			leg, client := raw, net.Conn(sender)
 			if secure {
-				leg, client = shakeHands(t, raw, behind)
+				leg, client = shakeHands(t, raw, sender)
 			}
-			behind.WriteString(proxyHeader)
-			behind.gathers = true
+			sender.WriteString(proxyHeader)
+			sender.gathers = true
 			if _, err := client.Write([]byte("early ")); err != nil {
 				t.Fatal(err)
 			}
-			behind.gathers = false
-			if _, err := behind.WriteTo(peer); err != nil {
+			sender.gathers = false
+			if _, err := sender.WriteTo(peer); err != nil {
 				t.Fatal(err)
 			}
 			wrapper := proxyproto.NewConn(raw)
@@ -248,7 +248,7 @@ func TestLoopUnderPROXYProtocol(t *testing.T) {
 				leg = wrapper
 			}
 
-			r := newLoopRig(t)
+			r := newLoopFixture(t)
 			relayLeg, relay := tcpPair(t)
 			tun := r.lease.Open(Info{}, ConnLeg(leg, nil, false), ConnLeg(relayLeg, nil, false), time.Hour)
 			if _, ok := tun.engine.(*pair); !ok {
@@ -283,7 +283,7 @@ func (g *gathering) Write(p []byte) (int, error) {
 }
 
 func TestLoopHalfClose(t *testing.T) {
-	eachLoopKind(t, func(t *testing.T, l *looped) {
+	eachLoopKind(t, func(t *testing.T, l *loopTunnel) {
 		if err := l.client.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
 			t.Fatal(err)
 		}
@@ -304,7 +304,7 @@ func TestLoopHalfClose(t *testing.T) {
 }
 
 func TestLoopPassesResetsOn(t *testing.T) {
-	eachLoopKind(t, func(t *testing.T, l *looped) {
+	eachLoopKind(t, func(t *testing.T, l *loopTunnel) {
 		innermost(l.relay).(*net.TCPConn).SetLinger(0)
 		innermost(l.relay).Close()
 		_, err := l.client.Read(make([]byte, 1))
@@ -320,10 +320,10 @@ func TestLoopPassesResetsOn(t *testing.T) {
 // Loops end with their last tunnel and begin again with the next.
 func TestLoopsEnd(t *testing.T) {
 	for range 20 {
-		r := newLoopRig(t)
+		r := newLoopFixture(t)
 		var all sync.WaitGroup
 		for range 10 {
-			l := openLooped(t, r, false, false)
+			l := openLoopTunnel(t, r, false, false)
 			all.Go(func() {
 				transfer(t, l.client, l.relay, pattern(100))
 				l.relay.Close()
@@ -341,8 +341,8 @@ func TestLoopDoesNotAllocate(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")
 	}
-	r := newLoopRig(t)
-	l := openLooped(t, r, true, true)
+	r := newLoopFixture(t)
+	l := openLoopTunnel(t, r, true, true)
 	message, got := encodeAll(true, wsFrame{true, opText, pattern(4096)}), make([]byte, 8192)
 	roundTrip := func() {
 		if _, err := l.client.Write(message); err != nil {
@@ -362,7 +362,7 @@ func TestLoopDoesNotAllocate(t *testing.T) {
 // The last piece and the end come out of crypto/tls together with TLS 1.2; the end
 // must wait for a relay that is slow to take the piece.
 func TestLoopEndsAfterBacklog(t *testing.T) {
-	r := newLoopRig(t)
+	r := newLoopFixture(t)
 	leg, peer := tcpPair(t)
 	server, client := shakeHandsAs(t, leg, peer, &tls.Config{MaxVersion: tls.VersionTLS12})
 	relayLeg, relay := tcpPair(t)

@@ -8,7 +8,7 @@ import (
 )
 
 // inLoop calls f in the loop of l, and waits.
-func (l *looped) inLoop(f func(p *pair)) {
+func (l *loopTunnel) inLoop(f func(p *pair)) {
 	p := l.engine.(*pair)
 	done := make(chan struct{})
 	p.loop.post(func() {
@@ -20,7 +20,7 @@ func (l *looped) inLoop(f func(p *pair)) {
 
 // What is posted before a loan and comes up after it has begun is for the borrower.
 func TestLoopPostBeforeLoan(t *testing.T) {
-	l := openLooped(t, newLoopRig(t), false, false)
+	l := openLoopTunnel(t, newLoopFixture(t), false, false)
 	caller := make(chan string, 1)
 	l.inLoop(func(p *pair) {
 		p.post(func() { caller <- string(debug.Stack()) })
@@ -39,9 +39,9 @@ func TestLoopPostBeforeLoan(t *testing.T) {
 // A tunnel that ends as it comes back from a loan is counted out once: a loop that
 // counts too few ends before its last tunnel, which then waits for ever.
 func TestLoopEndsWithLoan(t *testing.T) {
-	r := newLoopRig(t)
-	other := openLooped(t, r, false, false)
-	l := openLooped(t, r, false, false)
+	r := newLoopFixture(t)
+	other := openLoopTunnel(t, r, false, false)
+	l := openLoopTunnel(t, r, false, false)
 	l.inLoop(func(p *pair) {
 		p.lent = true
 		p.posted = append(p.posted, func() { p.abandon(errors.New("a fault")) })

@@ -62,7 +62,7 @@ func (t *Tunnel) newPair(l *loop) *pair {
 // newSock returns a sock with a descriptor of its own for leg's socket, or nil.
 func newSock(leg Leg) *sock {
 	l, ok := leg.(*connLeg)
-	if !ok || l.rearmed {
+	if !ok || l.setsDeadlines {
 		return nil
 	}
 	tlsConn, isTLS := l.Conn.(*tls.Conn)
@@ -84,14 +84,14 @@ func newSock(leg Leg) *sock {
 	}
 	s := &sock{leg: l, tls: tlsConn, fd: fd}
 	if conn != top {
-		s.rescue(Pending(top, top))
+		s.putBack(Pending(top, top))
 	}
 	return s
 }
 
-// rescue puts bytes that the wrapper below the leg was still holding where the leg
+// putBack puts bytes that the wrapper below the leg was still holding where the leg
 // finds them, with or without an event loop.
-func (s *sock) rescue(held []byte) {
+func (s *sock) putBack(held []byte) {
 	if s.tls != nil {
 		rawInputOf(s.tls).Write(held)
 		return

@@ -14,7 +14,7 @@ const (
 	quantum   = 64 << 10
 	maxPieces = 16
 
-	// maxHandshake is how much of a TLS message behind the handshake may wait for
+	// maxHandshake is how much of a TLS message after the handshake may wait for
 	// its end: a session ticket, in practice, of a few KiB.
 	maxHandshake = 16 << 10
 )
@@ -60,7 +60,7 @@ func (s *sock) turn(h *hands) (more bool) {
 	if s.ended || !s.input || s.atEnd != nil {
 		return false
 	}
-	more = s.carry(h)
+	more = s.forwardInput(h)
 	switch {
 	case more:
 		s.fullTurns++
@@ -113,8 +113,8 @@ func (s *sock) unpause() {
 	}
 }
 
-// carry forwards what s has to give, without waiting, and no more than a quantum.
-func (s *sock) carry(h *hands) (more bool) {
+// forwardInput forwards what s has to give, without waiting, and no more than a quantum.
+func (s *sock) forwardInput(h *hands) (more bool) {
 	left := quantum
 	for pieces := 0; left > 0 && pieces < maxPieces; pieces++ {
 		if !s.mayRead() {

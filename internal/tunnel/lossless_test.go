@@ -63,7 +63,7 @@ func (kind engineKind) opener(t *testing.T, secure bool) func() *socketTunnel {
 		return leg, peer
 	}
 	return func() *socketTunnel {
-		r := newRig(t, 0)
+		r := newFixture(t, 0)
 		clientLeg, client := connect()
 		relayLeg, relay := connect()
 		tunnel := r.lease.Open(Info{}, ConnLeg(clientLeg, nil, false), ConnLeg(relayLeg, nil, false), 0)
@@ -113,7 +113,7 @@ func TestCloseWithUnreadInput(t *testing.T) {
 		if s.Wait() {
 			t.Error("Wait takes it for an abnormal end")
 		}
-		if sum := s.rig.summary(); sum.BytesToRelay != uint64(len(want)) || sum.CutToRelay != 0 {
+		if sum := s.fixture.summary(); sum.BytesToRelay != uint64(len(want)) || sum.CutToRelay != 0 {
 			t.Errorf("%+v", sum)
 		}
 	})
@@ -132,7 +132,7 @@ func awaitAcknowledged(t *testing.T, conn net.Conn) {
 	}
 }
 
-// A Close frame and all before it arrive although a reset is right behind.
+// A Close frame and all before it arrive although a reset is right after.
 func TestCloseFrameThenReset(t *testing.T) {
 	t.Parallel()
 	eachEngine(t, func(t *testing.T, secure bool, open func() *socketTunnel) {
@@ -148,7 +148,7 @@ func TestCloseFrameThenReset(t *testing.T) {
 			if _, err := s.client.Write(want[first:]); err != nil {
 				t.Fatal(err)
 			}
-			awaitCarried(t, &s.toRelay, len(want))
+			awaitForwarded(t, &s.toRelay, len(want))
 			reset(s.client)
 			got, err := readSlowly(s.relay)
 			if !bytes.Equal(got, want) {
@@ -161,15 +161,15 @@ func TestCloseFrameThenReset(t *testing.T) {
 			if !s.Wait() {
 				t.Error("Wait takes a reset for an orderly end")
 			}
-			if sum := s.rig.summary(); sum.BytesToRelay != uint64(len(want)) || sum.CloseCode != 4000 || sum.ClosedBy != ByClient {
+			if sum := s.fixture.summary(); sum.BytesToRelay != uint64(len(want)) || sum.CloseCode != 4000 || sum.ClosedBy != ByClient {
 				t.Errorf("%+v", sum)
 			}
 		}
 	})
 }
 
-// awaitCarried waits until d has taken n bytes.
-func awaitCarried(t *testing.T, d *direction, n int) {
+// awaitForwarded waits until d has taken n bytes.
+func awaitForwarded(t *testing.T, d *direction, n int) {
 	t.Helper()
 	for until := time.Now().Add(10 * time.Second); d.bytes.Load() < uint64(n); time.Sleep(time.Millisecond) {
 		if time.Now().After(until) {
@@ -186,7 +186,7 @@ func TestDownloadThenReset(t *testing.T) {
 		if _, err := s.relay.Write(want); err != nil {
 			t.Fatal(err)
 		}
-		awaitCarried(t, &s.toClient, len(want))
+		awaitForwarded(t, &s.toClient, len(want))
 		reset(s.relay)
 		got, err := readSlowly(s.client)
 		if !bytes.Equal(got, want) {
@@ -197,7 +197,7 @@ func TestDownloadThenReset(t *testing.T) {
 		}
 		s.client.Close()
 		s.Wait()
-		if sum := s.rig.summary(); sum.BytesToClient != uint64(len(want)) || sum.CutToClient != 0 || sum.ClosedBy != ByRelay {
+		if sum := s.fixture.summary(); sum.BytesToClient != uint64(len(want)) || sum.CutToClient != 0 || sum.ClosedBy != ByRelay {
 			t.Errorf("%+v", sum)
 		}
 	})
@@ -237,7 +237,7 @@ func TestLastWordsBehindFailedWrite(t *testing.T) {
 		if !s.Wait() {
 			t.Error("Wait takes a reset for an orderly end")
 		}
-		if sum := s.rig.summary(); sum.BytesToClient != uint64(len(got)) && sum.CutToClient == 0 {
+		if sum := s.fixture.summary(); sum.BytesToClient != uint64(len(got)) && sum.CutToClient == 0 {
 			t.Errorf("the client got %d bytes: %+v", len(got), sum)
 		}
 	})
@@ -259,9 +259,9 @@ func TestCutIsCounted(t *testing.T) {
 				break // nobody takes any more
 			}
 		}
-		s.rig.lease.Release()
+		s.fixture.lease.Release()
 		s.Tunnel.Wait()
-		sum := s.rig.summary()
+		sum := s.fixture.summary()
 		got, _ := io.ReadAll(s.relay)
 		if sum.CutToRelay == 0 || sum.BytesToRelay == 0 || sum.BytesToRelay+sum.CutToRelay > uint64(sent) {
 			t.Errorf("of %d bytes: %+v", sent, sum)
@@ -283,8 +283,8 @@ func TestDrainedPeerThatSaysMore(t *testing.T) {
 		if _, err := s.relay.Write(want); err != nil {
 			t.Fatal(err)
 		}
-		awaitCarried(t, &s.toClient, len(want))
-		s.rig.lease.Release()
+		awaitForwarded(t, &s.toClient, len(want))
+		s.fixture.lease.Release()
 		if f, err := newStrictReader(s.relay, true).next(); err != nil || f.code() != closeGoingAway {
 			t.Fatalf("the relay gets %s, %v", f, err)
 		}
@@ -317,7 +317,7 @@ func TestDrainIsBounded(t *testing.T) {
 		closeWrite(t, s.client)
 		time.Sleep(2 * time.Second) // it is ending by itself
 		begun := time.Now()
-		s.rig.lease.Release()
+		s.fixture.lease.Release()
 		s.Tunnel.Wait()
 		if took := time.Since(begun); took > linger+2*time.Second {
 			t.Errorf("the drain took %v", took)
@@ -334,7 +334,7 @@ func TestReasons(t *testing.T) {
 		io.Copy(io.Discard, s.client)
 		s.client.Close()
 		s.Wait()
-		sum := s.rig.summary()
+		sum := s.fixture.summary()
 		if sum.ClosedBy != ByRelay || !strings.HasSuffix(sum.Reason, "connection reset by peer") {
 			t.Errorf("%+v", sum)
 		}

@@ -8,7 +8,7 @@ import (
 
 // Registry holds the tunnels of the process, grouped by upstream. It refers to
 // no configuration: configurations hold leases on groups, and tunnels live on
-// when the lease they were opened under is exchanged for another.
+// when the lease they were opened under is replaced by another.
 type Registry struct {
 	onClose  func(Summary)
 	ids      atomic.Uint64

@@ -9,15 +9,15 @@ import (
 	"time"
 )
 
-func (r *rig) groups() int {
+func (r *fixture) groups() int {
 	r.registry.mu.Lock()
 	defer r.registry.mu.Unlock()
 	return len(r.registry.groups)
 }
 
 // A reload leases anew before it releases: nothing happens to the tunnels.
-func TestLeaseExchanged(t *testing.T) {
-	inBubble(t, time.Second, func(r *rig) {
+func TestLeaseReplaced(t *testing.T) {
+	inBubble(t, time.Second, func(r *fixture) {
 		c := r.open()
 		for range 20 {
 			next := r.registry.Lease("wss://relay.test", time.Second, nil)
@@ -40,7 +40,7 @@ func TestLeaseExchanged(t *testing.T) {
 
 // Upstreams have nothing to do with each other.
 func TestLeaseOfAnotherUpstream(t *testing.T) {
-	inBubble(t, 0, func(r *rig) {
+	inBubble(t, 0, func(r *fixture) {
 		c := r.open()
 		c.playBoth()
 		other := r.registry.Lease("wss://other.test", 0, nil)
@@ -61,17 +61,17 @@ func TestDrainWindow(t *testing.T) {
 	const short, long = 4 * time.Second, 8 * time.Second
 	for _, c := range []struct {
 		name  string
-		drain func(r *rig, other *Lease)
+		drain func(r *fixture, other *Lease)
 		want  time.Duration
 	}{
-		{"released", func(r *rig, other *Lease) { other.Release(); r.lease.Release() }, short},
-		{"released the other way", func(r *rig, other *Lease) { r.lease.Release(); other.Release() }, long},
-		{"process ends", func(r *rig, other *Lease) { r.registry.Stop() }, long},
-		{"process ends and leases", func(r *rig, other *Lease) { r.registry.Stop(); r.lease.Release(); other.Release() }, long},
-		{"twice", func(r *rig, other *Lease) { r.registry.Stop(); r.registry.Stop() }, long},
+		{"released", func(r *fixture, other *Lease) { other.Release(); r.lease.Release() }, short},
+		{"released the other way", func(r *fixture, other *Lease) { r.lease.Release(); other.Release() }, long},
+		{"process ends", func(r *fixture, other *Lease) { r.registry.Stop() }, long},
+		{"process ends and leases", func(r *fixture, other *Lease) { r.registry.Stop(); r.lease.Release(); other.Release() }, long},
+		{"twice", func(r *fixture, other *Lease) { r.registry.Stop(); r.registry.Stop() }, long},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			inBubble(t, short, func(r *rig) {
+			inBubble(t, short, func(r *fixture) {
 				for range 100 {
 					r.open().playBoth()
 				}
@@ -93,8 +93,8 @@ func TestDrainWindow(t *testing.T) {
 // next one.
 func TestLeaseStopsDrain(t *testing.T) {
 	const count, window = 10, 10 * time.Second
-	inBubble(t, window, func(r *rig) {
-		tunnels := make([]*carried, count)
+	inBubble(t, window, func(r *fixture) {
+		tunnels := make([]*peered, count)
 		for i := range tunnels {
 			tunnels[i] = r.open()
 			tunnels[i].playBoth()
@@ -137,7 +137,7 @@ func TestLeaseStopsDrain(t *testing.T) {
 // A handshake that was on its way when its upstream went ends with a Close frame,
 // not in the next drain.
 func TestOpenWhileDraining(t *testing.T) {
-	inBubble(t, time.Hour, func(r *rig) {
+	inBubble(t, time.Hour, func(r *fixture) {
 		r.open() // keeps the drain going
 		r.lease.Release()
 		c := r.open()
@@ -153,7 +153,7 @@ func TestOpenWhileDraining(t *testing.T) {
 }
 
 func TestOpenWhenForgotten(t *testing.T) {
-	inBubble(t, 0, func(r *rig) {
+	inBubble(t, 0, func(r *fixture) {
 		r.lease.Release()
 		r.registry.Wait()
 		c := r.open()
@@ -168,36 +168,36 @@ func TestOpenWhenForgotten(t *testing.T) {
 
 // Nothing is left of an upstream that is gone, however its tunnels have ended.
 func TestGroupsForgotten(t *testing.T) {
-	for name, end := range map[string]func(r *rig){
-		"no tunnels": func(r *rig) { r.lease.Release() },
-		"answered": func(r *rig) {
+	for name, end := range map[string]func(r *fixture){
+		"no tunnels": func(r *fixture) { r.lease.Release() },
+		"answered": func(r *fixture) {
 			r.open().playBoth()
 			r.lease.Release()
 		},
-		"unanswered": func(r *rig) {
+		"unanswered": func(r *fixture) {
 			r.open()
 			r.lease.Release()
 		},
-		"ended before": func(r *rig) {
+		"ended before": func(r *fixture) {
 			c := r.open()
 			c.playBoth()
 			c.client.CloseWrite()
 			c.Wait()
 			r.lease.Release()
 		},
-		"ended meanwhile": func(r *rig) {
+		"ended meanwhile": func(r *fixture) {
 			c := r.open()
 			c.playBoth()
 			r.lease.Release()
 			c.client.CloseWrite()
 		},
-		"the process ends": func(r *rig) {
+		"the process ends": func(r *fixture) {
 			r.open().playBoth()
 			r.registry.Stop()
 			r.registry.Wait()
 			r.lease.Release()
 		},
-		"leased again": func(r *rig) {
+		"leased again": func(r *fixture) {
 			r.open().playBoth()
 			r.lease.Release()
 			r.lease = r.registry.Lease("wss://relay.test", 0, nil)
@@ -205,7 +205,7 @@ func TestGroupsForgotten(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, time.Second, func(r *rig) {
+			inBubble(t, time.Second, func(r *fixture) {
 				end(r)
 				r.registry.Wait()
 				time.Sleep(time.Minute)
@@ -221,7 +221,7 @@ func TestGroupsForgotten(t *testing.T) {
 // end nothing is left.
 func TestRegistryConcurrently(t *testing.T) {
 	const reloads, openers, each = 50, 8, 40
-	inBubble(t, 100*time.Millisecond, func(r *rig) {
+	inBubble(t, 100*time.Millisecond, func(r *fixture) {
 		pause := func(most time.Duration) { time.Sleep(rand.N(most)) }
 		go inParallel(openers, func(int) {
 			for range each {
@@ -266,7 +266,7 @@ type load struct {
 	runs atomic.Bool
 }
 
-func (r *rig) load(upstream string, window time.Duration) *load {
+func (r *fixture) load(upstream string, window time.Duration) *load {
 	l := new(load)
 	l.Lease = r.registry.Lease(upstream, window, func() bool { return l.runs.Load() })
 	return l
@@ -276,7 +276,7 @@ func (r *rig) load(upstream string, window time.Duration) *load {
 // if it had not been there.
 func TestRejectedLeaseChangesNothing(t *testing.T) {
 	const count, window = 20, 10 * time.Second
-	inBubble(t, window, func(r *rig) {
+	inBubble(t, window, func(r *fixture) {
 		for range count {
 			r.open().playBoth()
 		}
@@ -305,7 +305,7 @@ func TestRejectedLeaseChangesNothing(t *testing.T) {
 
 // ... also when the upstream is in use, or is new and has tunnels already.
 func TestRejectedLease(t *testing.T) {
-	inBubble(t, time.Second, func(r *rig) {
+	inBubble(t, time.Second, func(r *fixture) {
 		r.open().playBoth()
 		r.load("wss://relay.test", 0).Release()
 		r.registry.Wait()
@@ -314,7 +314,7 @@ func TestRejectedLease(t *testing.T) {
 		rejected := r.load("wss://other.test", time.Second)
 		clientLeg, client := memPair(room)
 		relayLeg, relay := memPair(room)
-		c := &carried{
+		c := &peered{
 			rejected.Open(Info{Upstream: "wss://other.test"}, ConnLeg(clientLeg, nil, false), ConnLeg(relayLeg, nil, false), 0),
 			newEndpoint(t, client, true), newEndpoint(t, relay, false),
 		}
@@ -335,7 +335,7 @@ func TestRejectedLease(t *testing.T) {
 // stays open, without anyone saying so.
 func TestLeaseBecomesActive(t *testing.T) {
 	const count, window = 10, 10 * time.Second
-	inBubble(t, window, func(r *rig) {
+	inBubble(t, window, func(r *fixture) {
 		for range count {
 			r.open().playBoth()
 		}
@@ -361,7 +361,7 @@ func TestLeaseBecomesActive(t *testing.T) {
 
 // The new configuration runs before the old one is cleaned up, handler by handler.
 func TestReloadWithSeveralHandlers(t *testing.T) {
-	inBubble(t, time.Second, func(r *rig) {
+	inBubble(t, time.Second, func(r *fixture) {
 		r.open().playBoth()
 		configuration := func() []*load {
 			return []*load{r.load("wss://relay.test", time.Second), r.load("wss://relay.test", time.Minute)}
@@ -405,7 +405,7 @@ func TestReloadWithSeveralHandlers(t *testing.T) {
 // loaded meanwhile nor one that runs.
 func TestNothingEndsTheDrainOfAStop(t *testing.T) {
 	const count, window = 20, 10 * time.Second
-	inBubble(t, window, func(r *rig) {
+	inBubble(t, window, func(r *fixture) {
 		for range count {
 			r.open().playBoth()
 		}
@@ -441,7 +441,7 @@ func TestNothingEndsTheDrainOfAStop(t *testing.T) {
 func TestStopWhileLoading(t *testing.T) {
 	for name, runs := range map[string]bool{"one runs": true, "it has been stopped": false} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, 0, func(r *rig) {
+			inBubble(t, 0, func(r *fixture) {
 				r.lease.Release()
 				running := r.load("wss://relay.test", time.Second)
 				running.runs.Store(runs)
@@ -461,7 +461,7 @@ func TestStopWhileLoading(t *testing.T) {
 // What was dropped before the stop has its own window, the rest of which counts.
 func TestStopWaitsForEarlierDrains(t *testing.T) {
 	const window, short = 8 * time.Second, time.Second
-	inBubble(t, window, func(r *rig) {
+	inBubble(t, window, func(r *fixture) {
 		for range 30 {
 			r.open().playBoth()
 		}
@@ -488,7 +488,7 @@ func TestStopWaitsForEarlierDrains(t *testing.T) {
 // The last tunnel's line is logged before the wait is over, although its peer never
 // answers.
 func TestWaitIncludesTheLastLogLine(t *testing.T) {
-	inBubble(t, 0, func(r *rig) {
+	inBubble(t, 0, func(r *fixture) {
 		for range 50 {
 			r.open()
 		}
@@ -506,7 +506,7 @@ func TestWaitIncludesTheLastLogLine(t *testing.T) {
 }
 
 func TestEndAll(t *testing.T) {
-	inBubble(t, time.Hour, func(r *rig) {
+	inBubble(t, time.Hour, func(r *fixture) {
 		for range 10 {
 			r.open()
 		}

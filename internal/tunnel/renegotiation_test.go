@@ -24,9 +24,9 @@ func TestRelayRenegotiates(t *testing.T) {
 	}
 	relay, say, said := startRenegotiator(t, openssl)
 	clientLeg, client := tcpPair(t)
-	r := newRig(t, 0)
+	r := newFixture(t, 0)
 	tunnel := r.lease.Open(Info{}, ConnLeg(clientLeg, nil, false), ConnLeg(relay, nil, false), 0)
-	for _, word := range []string{"before\n", "behind\n", "at last\n"} {
+	for _, word := range []string{"before\n", "after\n", "at last\n"} {
 		io.WriteString(say, word)
 		got := make([]byte, len(word))
 		client.SetReadDeadline(time.Now().Add(10 * time.Second))

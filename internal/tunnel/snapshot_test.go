@@ -11,7 +11,7 @@ import (
 
 // A tunnel's state can be read while it lives, and it is gone when the tunnel is.
 func TestState(t *testing.T) {
-	inBubble(t, 0, func(r *rig) {
+	inBubble(t, 0, func(r *fixture) {
 		c := r.openIdle(time.Hour)
 		c.playBoth()
 		time.Sleep(time.Minute)

@@ -17,10 +17,10 @@ import (
 
 // socketKind is one way in which a leg is connected to its peer.
 type socketKind struct {
-	name    string
-	tls     bool
-	rearmed bool
-	connect func(t *testing.T) (leg, peer net.Conn)
+	name          string
+	tls           bool
+	setsDeadlines bool
+	connect       func(t *testing.T) (leg, peer net.Conn)
 }
 
 var socketKinds = []socketKind{
@@ -51,9 +51,9 @@ var socketKinds = []socketKind{
 		leg, peer := proxiedPair(t)
 		return shakeHands(t, leg, peer)
 	}},
-	{name: "tls-rearmed", tls: true, rearmed: true, connect: func(t *testing.T) (net.Conn, net.Conn) {
+	{name: "tls-deadlines", tls: true, setsDeadlines: true, connect: func(t *testing.T) (net.Conn, net.Conn) {
 		leg, peer := tcpPair(t)
-		return shakeHands(t, rearming{leg.(*net.TCPConn)}, peer)
+		return shakeHands(t, deadlineSetter{leg.(*net.TCPConn)}, peer)
 	}},
 }
 
@@ -69,17 +69,17 @@ func eachSocket(t *testing.T, test func(t *testing.T, kind socketKind)) {
 
 func (k socketKind) leg(t *testing.T) (Leg, net.Conn) {
 	conn, peer := k.connect(t)
-	return ConnLeg(conn, nil, k.rearmed), peer
+	return ConnLeg(conn, nil, k.setsDeadlines), peer
 }
 
 // wrapped hides from a leg that it is over TCP, as listener wrappers do.
 type wrapped struct{ *net.TCPConn }
 
-// rearming sets a read deadline of its own on each read, as Caddy's read_timeout
+// deadlineSetter sets a read deadline of its own on each read, as Caddy's read_timeout
 // does.
-type rearming struct{ *net.TCPConn }
+type deadlineSetter struct{ *net.TCPConn }
 
-func (c rearming) Read(p []byte) (int, error) {
+func (c deadlineSetter) Read(p []byte) (int, error) {
 	if err := c.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 		return 0, err
 	}

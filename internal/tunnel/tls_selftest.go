@@ -39,9 +39,9 @@ func testTLS() (err error) {
 	}{
 		{"letting go of the configuration", t.tryConfig},
 		{"reading from a lent buffer", t.tryWhole},
-		{"reading records behind one another", t.tryTogether},
+		{"reading records one after another", t.tryTogether},
 		{"reading a record in two parts", t.tryParts},
-		{"reading behind a KeyUpdate", t.tryKeyUpdate},
+		{"reading after a KeyUpdate", t.tryKeyUpdate},
 	} {
 		if err := step.try(); err != nil {
 			return fmt.Errorf("%s: %w", step.what, err)

@@ -13,7 +13,7 @@ import (
 )
 
 func TestTunnelCarriesBothWays(t *testing.T) {
-	inBubble(t, 0, func(r *rig) {
+	inBubble(t, 0, func(r *fixture) {
 		c := r.open()
 		frames := []wsFrame{
 			text(""), text("hello"), ping(),
@@ -50,7 +50,7 @@ func TestTunnelCarriesBothWays(t *testing.T) {
 // Bytes go on at once, whatever they are: half a header, half a frame, no frame at
 // all.
 func TestTunnelHoldsNothingBack(t *testing.T) {
-	inBubble(t, 0, func(r *rig) {
+	inBubble(t, 0, func(r *fixture) {
 		c := r.open()
 		for _, p := range []byte(text("hello").encode(true)) {
 			c.client.sendRaw([]byte{p})
@@ -73,7 +73,7 @@ func TestTunnelHoldsNothingBack(t *testing.T) {
 
 var tunnelEnds = []struct {
 	name                string
-	act                 func(r *rig, c *carried)
+	act                 func(r *fixture, c *peered)
 	by                  string
 	code                int
 	reason              string
@@ -81,27 +81,27 @@ var tunnelEnds = []struct {
 }{
 	{
 		"Close by the client",
-		func(r *rig, c *carried) { c.client.send(closing(1000)) },
+		func(r *fixture, c *peered) { c.client.send(closing(1000)) },
 		ByClient, 1000, "close frame", io.EOF, io.EOF,
 	},
 	{
 		"Close by the client, without a code",
-		func(r *rig, c *carried) { c.client.send(closing(0)) },
+		func(r *fixture, c *peered) { c.client.send(closing(0)) },
 		ByClient, closeNoStatus, "close frame", io.EOF, io.EOF,
 	},
 	{
 		"Close by the client, with the code 0",
-		func(r *rig, c *carried) { c.client.send(wsFrame{true, opClose, []byte{0, 0}}) },
+		func(r *fixture, c *peered) { c.client.send(wsFrame{true, opClose, []byte{0, 0}}) },
 		ByClient, closeNoStatus, "close frame", io.EOF, io.EOF,
 	},
 	{
 		"Close by the relay",
-		func(r *rig, c *carried) { c.relay.send(closing(1011)) },
+		func(r *fixture, c *peered) { c.relay.send(closing(1011)) },
 		ByRelay, 1011, "close frame", io.EOF, io.EOF,
 	},
 	{
 		"Close by the client, then a reset",
-		func(r *rig, c *carried) {
+		func(r *fixture, c *peered) {
 			c.relay.mute = true
 			c.client.send(closing(4000))
 			synctest.Wait()
@@ -111,17 +111,17 @@ var tunnelEnds = []struct {
 	},
 	{
 		"end by the client",
-		func(r *rig, c *carried) { c.client.CloseWrite() },
+		func(r *fixture, c *peered) { c.client.CloseWrite() },
 		ByClient, closeAbnormal, "end of stream", io.EOF, io.EOF,
 	},
 	{
 		"end by the relay",
-		func(r *rig, c *carried) { c.relay.CloseWrite() },
+		func(r *fixture, c *peered) { c.relay.CloseWrite() },
 		ByRelay, closeAbnormal, "end of stream", io.EOF, io.EOF,
 	},
 	{
 		"end by the client inside a frame",
-		func(r *rig, c *carried) {
+		func(r *fixture, c *peered) {
 			c.client.sendRaw(text("hello").encode(true)[:8])
 			c.client.CloseWrite()
 		},
@@ -129,17 +129,17 @@ var tunnelEnds = []struct {
 	},
 	{
 		"reset by the client",
-		func(r *rig, c *carried) { c.client.abort() },
+		func(r *fixture, c *peered) { c.client.abort() },
 		ByClient, closeAbnormal, syscall.ECONNRESET.Error(), errHere, syscall.ECONNRESET,
 	},
 	{
 		"reset by the relay",
-		func(r *rig, c *carried) { c.relay.abort() },
+		func(r *fixture, c *peered) { c.relay.abort() },
 		ByRelay, closeAbnormal, syscall.ECONNRESET.Error(), syscall.ECONNRESET, errHere,
 	},
 	{
 		"the relay takes no more",
-		func(r *rig, c *carried) {
+		func(r *fixture, c *peered) {
 			c.relay.mute = true
 			c.relay.takeNoMore()
 			c.client.send(text("hello"))
@@ -148,7 +148,7 @@ var tunnelEnds = []struct {
 	},
 	{
 		"the client takes no more",
-		func(r *rig, c *carried) {
+		func(r *fixture, c *peered) {
 			c.client.mute = true
 			c.client.takeNoMore()
 			c.relay.send(text("hello"))
@@ -157,17 +157,17 @@ var tunnelEnds = []struct {
 	},
 	{
 		"drained",
-		func(r *rig, c *carried) { r.lease.Release() },
+		func(r *fixture, c *peered) { r.lease.Release() },
 		ByProxy, closeGoingAway, "drained", io.EOF, io.EOF,
 	},
 	{
 		"idle",
-		func(r *rig, c *carried) { time.Sleep(time.Minute) },
+		func(r *fixture, c *peered) { time.Sleep(time.Minute) },
 		ByProxy, closeGoingAway, "idle", io.EOF, io.EOF,
 	},
 	{
-		"drained behind the client's Close",
-		func(r *rig, c *carried) {
+		"drained after the client's Close",
+		func(r *fixture, c *peered) {
 			c.relay.mute = true
 			c.client.send(closing(3000))
 			synctest.Wait()
@@ -183,7 +183,7 @@ var errHere = errors.New("use of closed connection")
 func TestTunnelEnds(t *testing.T) {
 	for _, c := range tunnelEnds {
 		t.Run(c.name, func(t *testing.T) {
-			inBubble(t, 0, func(r *rig) {
+			inBubble(t, 0, func(r *fixture) {
 				tunnel := r.openIdle(time.Minute)
 				tunnel.playBoth()
 				synctest.Wait()
@@ -213,7 +213,7 @@ func TestTunnelEnds(t *testing.T) {
 func TestTunnelReasonWithoutAddresses(t *testing.T) {
 	clientLeg, client := tcpPair(t)
 	relayLeg, relay := tcpPair(t)
-	r := newRig(t, 0)
+	r := newFixture(t, 0)
 	tunnel := r.lease.Open(Info{}, ConnLeg(clientLeg, nil, false), ConnLeg(relayLeg, nil, false), 0)
 	client.(*net.TCPConn).SetLinger(0)
 	client.Close()
@@ -228,7 +228,7 @@ func TestTunnelReasonWithoutAddresses(t *testing.T) {
 
 // The end of one direction is passed on; the other one finishes in its own time.
 func TestTunnelHalfClose(t *testing.T) {
-	inBubble(t, 0, func(r *rig) {
+	inBubble(t, 0, func(r *fixture) {
 		c := r.open()
 		c.client.send(text("last words"))
 		c.client.CloseWrite()
@@ -252,7 +252,7 @@ func TestTunnelHalfClose(t *testing.T) {
 func TestTunnelLinger(t *testing.T) {
 	for _, name := range []string{ByClient, ByRelay} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, 0, func(r *rig) {
+			inBubble(t, 0, func(r *fixture) {
 				c := r.openIdle(time.Hour)
 				from, to := c.client, c.relay
 				if name == ByRelay {

@@ -155,7 +155,7 @@ func (s *strictReader) next() (f wsFrame, err error) {
 func (s *strictReader) judge(f wsFrame) error {
 	switch {
 	case s.closed:
-		return errors.New("a frame behind a Close frame")
+		return errors.New("a frame after a Close frame")
 	case f.opcode == opClose && s.inMessage:
 		return errors.New("a Close frame inside a message") // legal, but not wanted here
 	case f.opcode&bitControl != 0 && (!f.fin || len(f.payload) > 125):

@@ -12,8 +12,8 @@ import (
 // room is what a connection in memory holds on the way.
 const room = 64 << 10
 
-// rig is a registry with one leased upstream.
-type rig struct {
+// fixture is a registry with one leased upstream.
+type fixture struct {
 	t         *testing.T
 	registry  *Registry
 	lease     *Lease
@@ -22,35 +22,35 @@ type rig struct {
 
 // inBubble runs test in fake time. All goroutines that it leaves behind have to
 // end, or synctest panics.
-func inBubble(t *testing.T, window time.Duration, test func(r *rig)) {
+func inBubble(t *testing.T, window time.Duration, test func(r *fixture)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) { test(newRig(t, window)) })
+	synctest.Test(t, func(t *testing.T) { test(newFixture(t, window)) })
 }
 
-func newRig(t *testing.T, window time.Duration) *rig {
+func newFixture(t *testing.T, window time.Duration) *fixture {
 	summaries := make(chan Summary, 10_000)
 	registry := NewRegistry(func(s Summary) { summaries <- s })
-	return &rig{t, registry, registry.Lease("wss://relay.test", window, nil), summaries}
+	return &fixture{t, registry, registry.Lease("wss://relay.test", window, nil), summaries}
 }
 
-// carried is a tunnel and the peers at its ends.
-type carried struct {
+// peered is a tunnel and the peers at its ends.
+type peered struct {
 	*Tunnel
 	client, relay *endpoint
 }
 
-func (r *rig) open() *carried { return r.openIdle(0) }
+func (r *fixture) open() *peered { return r.openIdle(0) }
 
-func (r *rig) openIdle(idle time.Duration) *carried {
+func (r *fixture) openIdle(idle time.Duration) *peered {
 	clientLeg, client := memPair(room)
 	relayLeg, relay := memPair(room)
 	info := Info{Upstream: "wss://relay.test", ClientIP: "192.0.2.1", SessionID: "s"}
 	t := r.lease.Open(info, ConnLeg(clientLeg, nil, false), ConnLeg(relayLeg, nil, false), idle)
-	return &carried{t, newEndpoint(r.t, client, true), newEndpoint(r.t, relay, false)}
+	return &peered{t, newEndpoint(r.t, client, true), newEndpoint(r.t, relay, false)}
 }
 
 // summary waits for the next tunnel to end.
-func (r *rig) summary() Summary {
+func (r *fixture) summary() Summary {
 	r.t.Helper()
 	select {
 	case s := <-r.summaries:
@@ -62,7 +62,7 @@ func (r *rig) summary() Summary {
 }
 
 // noneEnded says so after whatever is going on has gone on.
-func (r *rig) noneEnded() {
+func (r *fixture) noneEnded() {
 	r.t.Helper()
 	synctest.Wait()
 	if n := len(r.summaries); n > 0 {
@@ -165,7 +165,7 @@ func (e *endpoint) play() {
 	}()
 }
 
-// sendClose sends the one Close frame, behind which a relay sends no more.
+// sendClose sends the one Close frame, after which a relay sends no more.
 func (e *endpoint) sendClose() {
 	if e.mute {
 		return
@@ -210,7 +210,7 @@ func (e *endpoint) String() string {
 }
 
 // playBoth has both peers play.
-func (c *carried) playBoth() {
+func (c *peered) playBoth() {
 	c.client.play()
 	c.relay.play()
 }

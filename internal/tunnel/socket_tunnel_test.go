@@ -10,24 +10,24 @@ import (
 	"testing"
 )
 
-// socketTunnel is a tunnel over real sockets, in whatever way such ones are
-// carried on this platform, and the peers at its ends.
+// socketTunnel is a tunnel over real sockets, with the engine that this platform has for
+// them, and the peers at its ends.
 type socketTunnel struct {
 	*Tunnel
 	client, relay net.Conn
-	rig           *rig
+	fixture       *fixture
 }
 
 // openSocketTunnel opens one between the legs of two kinds of connections.
 func openSocketTunnel(t *testing.T, client, relay socketKind, pendingClient, pendingRelay []byte) *socketTunnel {
-	r := newRig(t, 0)
+	r := newFixture(t, 0)
 	clientLeg, clientPeer := client.connect(t)
 	relayLeg, relayPeer := relay.connect(t)
 	for _, conn := range []net.Conn{clientLeg, clientPeer, relayLeg, relayPeer} {
 		narrow(innermost(conn))
 	}
 	tunnel := r.lease.Open(Info{},
-		ConnLeg(clientLeg, pendingClient, client.rearmed), ConnLeg(relayLeg, pendingRelay, relay.rearmed), 0)
+		ConnLeg(clientLeg, pendingClient, client.setsDeadlines), ConnLeg(relayLeg, pendingRelay, relay.setsDeadlines), 0)
 	t.Cleanup(func() { tunnel.Wait() }) // before the peers are closed
 	return &socketTunnel{tunnel, clientPeer, relayPeer, r}
 }
@@ -35,7 +35,7 @@ func openSocketTunnel(t *testing.T, client, relay socketKind, pendingClient, pen
 // socketPairs are kinds of clients and relays that get together.
 var socketPairs = [][2]string{
 	{"tcp", "tcp"}, {"tls-server", "tls-client"}, {"tls-server", "tcp"}, {"tcp", "tls-client"},
-	{"tls-wrapped", "tls-client"}, {"tls-server", "tls-rearmed"}, {"tcp-wrapped", "tcp"}, {"tls-1.2", "tls-1.2"},
+	{"tls-wrapped", "tls-client"}, {"tls-server", "tls-deadlines"}, {"tcp-wrapped", "tcp"}, {"tls-1.2", "tls-1.2"},
 	{"tcp-proxied", "tcp"}, {"tls-proxied", "tls-client"},
 }
 
@@ -127,7 +127,7 @@ func TestSocketTunnelPending(t *testing.T) {
 			for _, peer := range []net.Conn{s.client, s.relay} {
 				got := make([]byte, size)
 				if _, err := io.ReadFull(peer, got); err != nil || !bytes.Equal(got, want) {
-					t.Errorf("what came behind the handshake is lost: %v", err)
+					t.Errorf("what came after the handshake is lost: %v", err)
 				}
 			}
 			pass(t, s.client, s.relay, pattern(100))
@@ -209,7 +209,7 @@ func TestSocketTunnelHalfClose(t *testing.T) {
 			if byRelay {
 				want = ByRelay
 			}
-			if sum := s.rig.summary(); sum.ClosedBy != want || sum.Reason != "end of stream" {
+			if sum := s.fixture.summary(); sum.ClosedBy != want || sum.Reason != "end of stream" {
 				t.Errorf("%+v", sum)
 			}
 		}
@@ -232,7 +232,7 @@ func TestSocketTunnelReset(t *testing.T) {
 			if !s.Wait() {
 				t.Error("Wait takes a reset for an orderly end")
 			}
-			if sum := s.rig.summary(); sum.ClosedBy != by || sum.Reason != "read: connection reset by peer" {
+			if sum := s.fixture.summary(); sum.ClosedBy != by || sum.Reason != "read: connection reset by peer" {
 				t.Errorf("%+v", sum)
 			}
 		}
@@ -250,7 +250,7 @@ func TestSocketTunnelDrain(t *testing.T) {
 		if _, err := io.ReadFull(s.relay, make([]byte, 8)); err != nil {
 			t.Fatal(err)
 		}
-		s.rig.lease.Release()
+		s.fixture.lease.Release()
 		client := newStrictReader(s.client, false)
 		if f, err := client.next(); err != nil || f.opcode != opClose || f.code() != closeGoingAway {
 			t.Fatalf("the client gets %s, %v", f, err)
@@ -274,8 +274,8 @@ func TestSocketTunnelDrain(t *testing.T) {
 				t.Errorf("then comes %s, %v", f, err)
 			}
 		}
-		s.rig.registry.Wait()
-		if sum := s.rig.summary(); sum.Reason != "drained" || sum.FramesToRelay != 1 || sum.BytesToRelay != uint64(len(half)) {
+		s.fixture.registry.Wait()
+		if sum := s.fixture.summary(); sum.Reason != "drained" || sum.FramesToRelay != 1 || sum.BytesToRelay != uint64(len(half)) {
 			t.Errorf("%+v", sum)
 		}
 	})
@@ -302,11 +302,11 @@ func TestSocketTunnelDrainStuck(t *testing.T) {
 			t.Error(pair, err)
 			return
 		}
-		s.rig.lease.Release()
+		s.fixture.lease.Release()
 		if f, err := newStrictReader(s.relay, true).next(); err != nil || f.code() != closeGoingAway {
 			t.Errorf("%v: the relay gets %s, %v", pair, f, err)
 		}
-		s.rig.registry.Wait()
+		s.fixture.registry.Wait()
 		s.Wait()
 		<-written
 	})
@@ -315,7 +315,7 @@ func TestSocketTunnelDrainStuck(t *testing.T) {
 // A thousand tunnels leave nothing behind (TestMain looks for goroutines).
 func TestSocketTunnelsOpenedAndClosed(t *testing.T) {
 	const count = 1000
-	r := newRig(t, 0)
+	r := newFixture(t, 0)
 	inParallel(20, func(int) {
 		for range count / 20 {
 			clientLeg, client := tcpPair(t)
