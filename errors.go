@@ -103,8 +103,8 @@ func (t *roundTrip) refuse(f *refusal) error {
 // allowPreflight allows a CORS preflight that would be refused here, and reports
 // whether it did. A refused preflight keeps the browser from sending the request
 // itself, and so keeps its page from reading why that is refused. It gives no
-// permission that could be used: the request is refused in turn, or answered by the
-// relay under its own CORS rules.
+// permission that could be used: the request is refused in turn, or the relay responds
+// under its own CORS rules.
 func (t *roundTrip) allowPreflight(f *refusal) bool {
 	origin, method := t.r.Header.Get("Origin"), t.r.Header.Get("Access-Control-Request-Method")
 	if t.r.Method != http.MethodOptions || origin == "" || method == "" || f.status == http.StatusForbidden {

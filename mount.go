@@ -27,7 +27,7 @@ func escapedPath(u *url.URL) string {
 	return path.String()
 }
 
-// cutMount returns the rest of an escaped path behind the mount, beginning with
+// cutMount returns the rest of an escaped path after the mount, beginning with
 // one slash: the SDK makes two of it when its proxyUrl ends in one.
 func cutMount(escapedPath, mount string) (rest string, ok bool) {
 	rest, ok = cutEscaped(escapedPath, mount)

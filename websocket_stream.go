@@ -23,7 +23,7 @@ var notOnStream = []string{
 	"Sec-Websocket-Accept",
 }
 
-// openStream answers a client on an HTTP/2 or HTTP/3 stream with 200 (RFC 8441,
+// openStream responds to a client on an HTTP/2 or HTTP/3 stream with 200 (RFC 8441,
 // section 5) and stays until the tunnel is over: the stream ends with its handler.
 func (t *roundTrip) openStream(relay tunnel.Leg) error {
 	for _, field := range notOnStream {

@@ -19,18 +19,18 @@ func init() {
 }
 
 // Handler is a stand-in for the watchRTC relay, for trying out a proxy without one.
-// It answers the SDK's WebSockets and HTTPS requests, and shows what it received
+// It responds to the SDK's WebSockets and HTTPS requests, and shows what it received
 // at `/`: connections, forwarded client addresses, the latest messages. API keys and
 // tokens are not shown. It keeps everything in memory. Handlers with the same options
 // are one relay, which a reload of the configuration leaves alone; changed options
 // make a new one. Not for production.
 type Handler struct {
 	// The largest WebSocket message and request body accepted, in bytes. A larger
-	// message closes its connection with code 1009, a larger body is answered 413.
+	// message closes its connection with code 1009, a larger body gets 413.
 	// Default: 1048576 (1 MiB).
 	MaxMessageSize int64 `json:"max_message_size,omitempty"`
 
-	// How many WebSocket connections may be open at once; the next is answered 503.
+	// How many WebSocket connections may be open at once; the next gets 503.
 	// Default: 500.
 	MaxConnections int `json:"max_connections,omitempty"`
 
@@ -80,7 +80,7 @@ func (h *Handler) config() Config {
 	return Config{MaxMessageSize: h.MaxMessageSize, MaxConnections: h.MaxConnections}.withDefaults()
 }
 
-// ServeHTTP answers every request; nothing comes after a relay.
+// ServeHTTP responds to every request; nothing comes after a relay.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
 	h.relay.ServeHTTP(w, r)
 	return nil

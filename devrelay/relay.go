@@ -26,10 +26,10 @@ import (
 type Config struct {
 	// The largest WebSocket message and the largest request body accepted, in
 	// bytes. A larger message closes its connection with code 1009, a larger body
-	// is answered 413. Default: 1 MiB.
+	// gets 413. Default: 1 MiB.
 	MaxMessageSize int64
 
-	// How many connections may be open at once. One more is answered 503. As many
+	// How many connections may be open at once. One more gets 503. As many
 	// are remembered, open and closed ones together. Default: 500.
 	MaxConnections int
 
@@ -87,7 +87,7 @@ func New(config Config) *Relay {
 	return &Relay{config: config.withDefaults()}
 }
 
-// ServeHTTP answers as a relay does: WebSockets at /, POST /trace and /error,
+// ServeHTTP responds as a relay does: WebSockets at /, POST /trace and /error,
 // GET /get-qualityrtc-config, CORS everywhere. The live page is at / for requests
 // that are no WebSocket handshake.
 func (r *Relay) ServeHTTP(w http.ResponseWriter, req *http.Request) {
@@ -104,14 +104,14 @@ func (r *Relay) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	if err := r.receive(w, req); err != nil {
-		answerReadError(w, err)
+		respondReadError(w, err)
 		return
 	}
-	answer(w, req)
+	respond(w, req)
 }
 
-// answer is the relay's HTTP side.
-func answer(w http.ResponseWriter, req *http.Request) {
+// respond is the relay's HTTP side.
+func respond(w http.ResponseWriter, req *http.Request) {
 	switch route := req.Method + " " + req.URL.Path; {
 	case req.Method == http.MethodOptions:
 		w.WriteHeader(http.StatusNoContent)
@@ -129,7 +129,7 @@ func answer(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
-func answerReadError(w http.ResponseWriter, err error) {
+func respondReadError(w http.ResponseWriter, err error) {
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {
 		writeJSON(w, http.StatusRequestEntityTooLarge, map[string]string{"error": "body too large"})
@@ -159,7 +159,7 @@ func (r *Relay) serveWebSocket(w http.ResponseWriter, req *http.Request) {
 		CompressionMode: websocket.CompressionNoContextTakeover,
 	})
 	if err != nil {
-		return // Accept has answered
+		return // Accept has responded
 	}
 	ws.SetReadLimit(r.config.MaxMessageSize)
 	r.open(ws, socket.conn, seen).serve()

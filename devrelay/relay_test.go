@@ -257,7 +257,7 @@ func TestHTTP(t *testing.T) {
 	tests := []struct {
 		method, target, body string
 		status               int
-		answer               string
+		want                 string
 	}{
 		{"POST", "/trace", `{"data":[]}`, 200, `{"ok":true}`},
 		{"POST", "/error", `{"data":[]}`, 200, `{"ok":true}`},
@@ -280,8 +280,8 @@ func TestHTTP(t *testing.T) {
 			}
 			defer resp.Body.Close()
 			body, _ := io.ReadAll(resp.Body)
-			if resp.StatusCode != tt.status || strings.TrimSpace(string(body)) != tt.answer {
-				t.Errorf("answer: %d %s", resp.StatusCode, body)
+			if resp.StatusCode != tt.status || strings.TrimSpace(string(body)) != tt.want {
+				t.Errorf("response: %d %s", resp.StatusCode, body)
 			}
 			if resp.Header.Get("Access-Control-Allow-Origin") != "*" {
 				t.Error("no CORS")
@@ -309,7 +309,7 @@ func TestBodyEndingEarly(t *testing.T) {
 	}
 	if resp, err := newClient(t, relay).Do(req); err == nil {
 		_ = resp.Body.Close()
-		t.Errorf("answered %s", resp.Status)
+		t.Errorf("response %s", resp.Status)
 	}
 	seen, err := relay.WaitRequest(testContext(t), func(r devrelay.Request) bool { return r.URI == "/trace" })
 	if err != nil || seen.BodyErr == nil {
@@ -321,7 +321,7 @@ func TestHeaderTooLarge(t *testing.T) {
 	relay := relaytest.Start(t, devrelay.Config{})
 	_, resp, err := dial(t, relay, "/?token=k", http.Header{"X-Large": {strings.Repeat("x", 70<<10)}})
 	if err == nil || resp == nil || resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
-		t.Errorf("answered %v, %v", resp, err)
+		t.Errorf("response %v, %v", resp, err)
 	}
 	if len(relay.Requests()) != 0 {
 		t.Error("remembered")

@@ -32,7 +32,7 @@ var pageAssets = func() http.Handler {
 const (
 	viewPrefix = "/_relay/"
 
-	// What one answer of the state endpoint holds at most.
+	// What one response of the state endpoint holds at most.
 	viewItems     = 50
 	viewTextBytes = 2 << 10
 
@@ -40,7 +40,7 @@ const (
 	inflateLimit = 16 << 10
 )
 
-// serveView answers requests for the live page, and reports whether it did.
+// serveView responds to requests for the live page, and reports whether it did.
 func (r *Relay) serveView(w http.ResponseWriter, req *http.Request) bool {
 	if req.Method != http.MethodGet && req.Method != http.MethodHead || isUpgrade(req) {
 		return false

@@ -31,11 +31,11 @@ func do(t *testing.T, relay *relaytest.Server, method, path, body string) (*http
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	answer, err := io.ReadAll(resp.Body)
+	response, err := io.ReadAll(resp.Body)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return resp, string(answer)
+	return resp, string(response)
 }
 
 func TestPage(t *testing.T) {

@@ -87,11 +87,11 @@ func (s *setup) json(t *testing.T) string {
 	return string(config)
 }
 
-func checkUpstreams(t *testing.T, answer string, want ...string) {
+func checkUpstreams(t *testing.T, body string, want ...string) {
 	t.Helper()
 	var got []string
-	if err := json.Unmarshal([]byte(answer), &got); err != nil {
-		t.Fatalf("%s: %v", answer, err)
+	if err := json.Unmarshal([]byte(body), &got); err != nil {
+		t.Fatalf("%s: %v", body, err)
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("upstreams %q, want %q", got, want)

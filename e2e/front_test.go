@@ -14,8 +14,8 @@ import (
 // forged is an address that nobody has.
 const forged = "203.0.113.66"
 
-// trustFront believes the proxies in front, which are at 127.0.0.1, and nobody
-// else, though loopback addresses are believed by default.
+// trustFront trusts the proxies in front, which are at 127.0.0.1, and nobody
+// else, though loopback addresses are trusted by default.
 const trustFront = "trusted_proxies 127.0.0.1/32"
 
 // checkChain has a client at stranger reach the proxy through url, by WebSocket and

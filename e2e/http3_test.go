@@ -106,12 +106,12 @@ func (s *setup) dialHTTP3(t *testing.T) *http3.RequestStream {
 	if err != nil {
 		t.Fatal(err)
 	}
-	answer, err := stream.ReadResponse()
+	response, err := stream.ReadResponse()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if answer.StatusCode != http.StatusOK {
-		t.Fatal(fmt.Sprint(answer.Status, answer.Header))
+	if response.StatusCode != http.StatusOK {
+		t.Fatal(fmt.Sprint(response.Status, response.Header))
 	}
 	return stream
 }

@@ -65,7 +65,7 @@ func testHTTPS(t *testing.T, sdk string, sameOrigin bool) {
 	}
 }
 
-// setCookies has a relay set a cookie with each answer.
+// setCookies has a relay set a cookie with each response.
 func setCookies(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Add("Set-Cookie", relayCookie+"; Path=/; Secure; SameSite=None")

@@ -9,7 +9,7 @@ import (
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/relay"
 )
 
-// seen is what page code can see of an answer.
+// seen is what page code can see of a response.
 type seen struct {
 	Status int
 	Text   string

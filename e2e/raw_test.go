@@ -122,12 +122,12 @@ func (s *setup) dialRaw(t *testing.T) net.Conn {
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n\r\n",
 		mount, s.addr, base64.StdEncoding.EncodeToString(random(16)))
 	r := bufio.NewReader(conn)
-	answer, err := http.ReadResponse(r, nil)
+	response, err := http.ReadResponse(r, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if answer.StatusCode != http.StatusSwitchingProtocols || r.Buffered() > 0 {
-		t.Fatalf("%s, with %d bytes behind it", answer.Status, r.Buffered())
+	if response.StatusCode != http.StatusSwitchingProtocols || r.Buffered() > 0 {
+		t.Fatalf("%s, with %d bytes after it", response.Status, r.Buffered())
 	}
 	return conn
 }

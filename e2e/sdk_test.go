@@ -91,15 +91,15 @@ func (s *setup) awaitText(t *testing.T, conn *devrelay.Conn, words ...string) st
 // text returns the beginning of a message as the relay's page shows it.
 func (s *setup) text(t *testing.T, message devrelay.Message) string {
 	t.Helper()
-	answer := httptest.NewRecorder()
-	s.relay.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/_relay/state", nil))
+	recorder := httptest.NewRecorder()
+	s.relay.ServeHTTP(recorder, httptest.NewRequest(http.MethodGet, "/_relay/state", nil))
 	var state struct {
 		Messages []struct {
 			Connection, Seq int64
 			Text            string
 		}
 	}
-	if err := json.Unmarshal(answer.Body.Bytes(), &state); err != nil {
+	if err := json.Unmarshal(recorder.Body.Bytes(), &state); err != nil {
 		t.Fatal(err)
 	}
 	for _, shown := range state.Messages {

@@ -38,12 +38,12 @@ func dialGorilla(t *testing.T, s *setup, compress bool) wsClient {
 		TLSClientConfig:   &tls.Config{RootCAs: s.ca.Pool},
 		EnableCompression: compress,
 	}
-	ws, answer, err := dialer.DialContext(soon(t), s.url("wss"), nil)
+	ws, response, err := dialer.DialContext(soon(t), s.url("wss"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { ws.Close() })
-	checkCompression(t, answer, compress)
+	checkCompression(t, response, compress)
 	c := &gorillaClient{Conn: ws}
 	if err := ws.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
@@ -52,9 +52,9 @@ func dialGorilla(t *testing.T, s *setup, compress bool) wsClient {
 	return c
 }
 
-func checkCompression(t *testing.T, answer *http.Response, want bool) {
+func checkCompression(t *testing.T, response *http.Response, want bool) {
 	t.Helper()
-	if got := answer.Header.Get("Sec-WebSocket-Extensions") != ""; got != want {
+	if got := response.Header.Get("Sec-WebSocket-Extensions") != ""; got != want {
 		t.Fatalf("compression: %v, want %v", got, want)
 	}
 }
@@ -92,8 +92,8 @@ func (c *gorillaClient) close(t *testing.T, code int, reason string) {
 	if err := c.WriteMessage(websocket.CloseMessage, websocket.FormatCloseMessage(code, reason)); err != nil {
 		t.Fatal(err)
 	}
-	if answer, _ := c.closed(t); answer != code {
-		t.Errorf("code %d was answered by %d", code, answer)
+	if echoed, _ := c.closed(t); echoed != code {
+		t.Errorf("code %d was echoed as %d", code, echoed)
 	}
 	c.Conn.Close()
 }
@@ -123,7 +123,7 @@ func dialCoder(t *testing.T, s *setup, compress bool) wsClient {
 	if compress {
 		mode = coder.CompressionContextTakeover
 	}
-	ws, answer, err := coder.Dial(c.ctx, s.url("wss"), &coder.DialOptions{
+	ws, response, err := coder.Dial(c.ctx, s.url("wss"), &coder.DialOptions{
 		HTTPClient:           newClient(t, s.ca, stranger).Client,
 		CompressionMode:      mode,
 		CompressionThreshold: 1,
@@ -134,7 +134,7 @@ func dialCoder(t *testing.T, s *setup, compress bool) wsClient {
 	}
 	ws.SetReadLimit(-1)
 	t.Cleanup(func() { _ = ws.CloseNow() })
-	checkCompression(t, answer, compress)
+	checkCompression(t, response, compress)
 	c.Conn = ws
 	return c
 }

@@ -818,7 +818,7 @@ func TestCaddyUpgradeMismatch(t *testing.T) {
 }
 
 // TestCaddyUpgradeClientGone: a client that has gone when the 101 comes leaves no
-// connection to the relay behind.
+// connection to the relay afterwards.
 func TestCaddyUpgradeClientGone(t *testing.T) {
 	asked, gone, over := make(chan bool), make(chan bool), make(chan bool)
 	relay := rawRelay(t, func(c *wstest.Conn) {

@@ -49,7 +49,7 @@ func TestResponseStreams(t *testing.T) {
 				got <- true
 			}
 			if rest, err := io.ReadAll(response.Body); err != nil || len(rest) > 0 {
-				t.Errorf("%s: %q (%v) behind the end", method, rest, err)
+				t.Errorf("%s: %q (%v) after the end", method, rest, err)
 			}
 		}
 	})

@@ -163,7 +163,7 @@ func responseFields(header http.Header) {
 		header.Set(field, value)
 	}
 	header["X-Twice"] = []string{"1", "2"}
-	header["Via"] = []string{"1.1 behind"}
+	header["Via"] = []string{"1.1 edge"}
 }
 
 // accept101 accepts a handshake with a Connection of one's choice, and closes.
@@ -229,7 +229,7 @@ func TestResponseHeader(t *testing.T) {
 			wantLine(t, kind, response.Header, field, want)
 		}
 		wantLines(t, kind, response.Header, "X-Twice", "1", "2")
-		wantLines(t, kind, response.Header, "Via", "1.1 behind", "1.1 Caddy")
+		wantLines(t, kind, response.Header, "Via", "1.1 edge", "1.1 Caddy")
 		wantLine(t, kind, response.Header, "X-Named", "")
 		if kind == "101" {
 			wantLine(t, kind, response.Header, "Connection", "Upgrade")

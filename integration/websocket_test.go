@@ -25,7 +25,7 @@ func legs(t *testing.T, test func(t *testing.T, plain bool, relayScheme string, 
 	}
 }
 
-// TestPipelined has both ends send right behind their handshakes, in the same
+// TestPipelined has both ends send right after their handshakes, in the same
 // write, small amounts and such as no buffer of theirs holds.
 func TestPipelined(t *testing.T) {
 	legs(t, func(t *testing.T, plain bool, scheme string, config *tls.Config) {
@@ -155,7 +155,7 @@ func TestHalfClose(t *testing.T) {
 	legs(t, func(t *testing.T, plain bool, scheme string, config *tls.Config) {
 		question := wire(true, binaryMessage(50_000))
 		reply := wire(false, binaryMessage(50_000))
-		exchange := func(name string, relay func(*wstest.Conn), client func(*conn)) {
+		half := func(name string, relay func(*wstest.Conn), client func(*conn)) {
 			t.Run(name, func(t *testing.T) {
 				addr := rawRelayWith(t, config, func(c *wstest.Conn) {
 					if _, err := c.AcceptHandshakeWith(""); err != nil {
@@ -174,7 +174,7 @@ func TestHalfClose(t *testing.T) {
 				}
 			})
 		}
-		exchange("client", func(c *wstest.Conn) {
+		half("client", func(c *wstest.Conn) {
 			if p, err := c.ReadToEnd(); err != nil || string(p) != question {
 				t.Errorf("the relay gets %d bytes (%v)", len(p), err)
 			}
@@ -186,7 +186,7 @@ func TestHalfClose(t *testing.T) {
 				t.Errorf("the client gets %d bytes (%v)", len(p), err)
 			}
 		})
-		exchange("relay", func(c *wstest.Conn) {
+		half("relay", func(c *wstest.Conn) {
 			c.WriteText(reply)
 			if err := c.CloseWrite(); err != nil {
 				t.Error(err)

@@ -36,7 +36,7 @@ func clientTLS() *tls.Config {
 	}
 }
 
-// refused is an answer other than 101.
+// refused is a response other than 101.
 type refused struct {
 	status     int
 	retryAfter string
@@ -51,21 +51,21 @@ func shake(conn net.Conn, id uint64, options string) (*peer, error) {
 	fmt.Fprintf(conn, "GET /websocket?apiKey=k&sessionId=%d%s HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"+
 		"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n\r\n", id, options, wsKey)
 	r := bufio.NewReaderSize(conn, 512)
-	answer, err := http.ReadResponse(r, nil)
+	response, err := http.ReadResponse(r, nil)
 	if err != nil {
 		return nil, err
 	}
-	if answer.StatusCode != http.StatusSwitchingProtocols {
-		return nil, refused{answer.StatusCode, answer.Header.Get("Retry-After")}
+	if response.StatusCode != http.StatusSwitchingProtocols {
+		return nil, refused{response.StatusCode, response.Header.Get("Retry-After")}
 	}
-	if accept := answer.Header.Get("Sec-WebSocket-Accept"); accept != acceptFor(wsKey) {
+	if accept := response.Header.Get("Sec-WebSocket-Accept"); accept != acceptFor(wsKey) {
 		return nil, fmt.Errorf("Sec-WebSocket-Accept %q", accept)
 	}
 	return newPeer(conn, r, id, true), nil
 }
 
 // dial opens a WebSocket to addr. A reload closes the old listener only after it
-// is over: what has reached that by then is reset or closed without an answer, and
+// is over: what has reached that by then is reset or closed without a response, and
 // tries again.
 func dial(addr, options string) (p *peer, err error) {
 	for range 20 {

@@ -140,10 +140,10 @@ func TestDrain(t *testing.T) {
 func TestLateHandshake(t *testing.T) {
 	t.Parallel()
 	dir, relay, other := writeCertificates(t), startRelay(t), startRelay(t)
-	asked, answer := make(chan struct{}), make(chan struct{})
+	asked, respond := make(chan struct{}), make(chan struct{})
 	auth := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
 		asked <- struct{}{}
-		<-answer
+		<-respond
 	}))
 	t.Cleanup(auth.Close)
 	cfg := config{dir: dir, addr: reserve(t), upstream: relay.addr, window: window}
@@ -158,7 +158,7 @@ func TestLateHandshake(t *testing.T) {
 	<-asked
 	cfg.upstream = other.addr
 	p.load(cfg.String())
-	close(answer)
+	close(respond)
 
 	err := <-result
 	var got refused
@@ -304,7 +304,7 @@ func awaitStall(t testing.TB, leg *peer) {
 	}
 }
 
-// TestStopHandshake: a handshake that the relay has not answered is refused when the
+// TestStopHandshake: a handshake that the relay has not responded to is refused when the
 // process stops, so that the client goes elsewhere, and holds nothing up.
 func TestStopHandshake(t *testing.T) {
 	t.Parallel()

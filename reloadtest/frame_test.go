@@ -108,7 +108,7 @@ func (r *strictReader) check(f frame, head [2]byte) error {
 	control := f.opcode&0x8 != 0
 	switch {
 	case r.closed:
-		return fmt.Errorf("frame %x behind the Close frame", head)
+		return fmt.Errorf("frame %x after the Close frame", head)
 	case head[0]&0x70 != 0:
 		return fmt.Errorf("frame %x: reserved bits are set", head)
 	case (head[1]&0x80 != 0) != r.masked:

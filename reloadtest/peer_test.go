@@ -114,7 +114,7 @@ func (p *peer) answerClose(f frame) error {
 		_ = c.CloseWrite()
 	}
 	if _, err := p.r.next(); err != io.EOF && !isReset(err) {
-		return fmt.Errorf("behind the Close frame: %w", err)
+		return fmt.Errorf("after the Close frame: %w", err)
 	}
 	return nil
 }

@@ -175,7 +175,7 @@ func startProcess(t testing.TB, cmd *exec.Cmd) *process {
 }
 
 // dataRaces returns the reports of the race detector but for the one race that Caddy
-// has with itself: its admin server is exchanged by a load while a signal stops it.
+// has with itself: its admin server is replaced by a load while a signal stops it.
 func (p *process) dataRaces() (races []string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -292,7 +292,7 @@ func (p *proxy) awaitExit(within time.Duration) int {
 	return p.cmd.ProcessState.ExitCode()
 }
 
-// ask sends a request to the admin endpoint and returns the answer's body.
+// ask sends a request to the admin endpoint and returns the response's body.
 func (p *proxy) ask(method, path, contentType string, body string) []byte {
 	p.Helper()
 	req, err := http.NewRequest(method, "http://localhost"+path, strings.NewReader(body))
@@ -302,14 +302,14 @@ func (p *proxy) ask(method, path, contentType string, body string) []byte {
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
 	}
-	answer, err := p.admin.Do(req)
+	response, err := p.admin.Do(req)
 	if err != nil {
 		p.Fatal(err)
 	}
-	defer answer.Body.Close()
-	got, err := io.ReadAll(answer.Body)
-	if err != nil || answer.StatusCode != http.StatusOK {
-		p.Fatalf("%s %s: %s %s %v", method, path, answer.Status, got, err)
+	defer response.Body.Close()
+	got, err := io.ReadAll(response.Body)
+	if err != nil || response.StatusCode != http.StatusOK {
+		p.Fatalf("%s %s: %s %s %v", method, path, response.Status, got, err)
 	}
 	return got
 }

@@ -76,7 +76,7 @@ var changes = []struct {
 	{"curves", func(_ testing.TB, c *config) { c.tls = "curves x25519 secp256r1" }, byLoad},
 	{"more sites", func(_ testing.TB, c *config) { c.sites += otherSite(c, "two") }, byCommand},
 	{"the window", func(_ testing.TB, c *config) { c.window = 20 * time.Second }, byPatch},
-	{"nothing but the answer", func(testing.TB, *config) {}, byLoad},
+	{"nothing but the response", func(testing.TB, *config) {}, byLoad},
 	{"trusted proxies", func(_ testing.TB, c *config) { c.servers = "trusted_proxies static 192.0.2.0/24" }, byLoad},
 	{"masking", func(_ testing.TB, c *config) { c.options = "mask_client_ip" }, byCommand},
 	{"certificate renewed", func(t testing.TB, c *config) { renewCertificate(t, c.dir) }, byLoad},
@@ -120,7 +120,7 @@ func bySignal(p *proxy, c config) {
 	p.awaitLogs(done, before+1)
 }
 
-// byPatch changes the window, and the answer that tells which version runs.
+// byPatch changes the window, and the response that tells which version runs.
 func byPatch(p *proxy, c config) {
 	p.Helper()
 	var running any
@@ -143,7 +143,7 @@ func byPatch(p *proxy, c config) {
 func pathTo(node any, field string) (string, bool) {
 	switch node := node.(type) {
 	case map[string]any:
-		// The answers of other sites are not numbers.
+		// The responses of other sites are not numbers.
 		if value, ok := node[field]; ok && (field != "body" || isNumber(value)) {
 			return "/" + field, true
 		}
@@ -178,10 +178,10 @@ func version(t testing.TB, addr string) string {
 			return new(net.Dialer).DialContext(ctx, network, addr)
 		},
 	}}
-	var answer *http.Response
+	var response *http.Response
 	var err error
 	for range 20 { // see dial
-		answer, err = client.Get("https://localhost:" + port(addr) + "/version")
+		response, err = client.Get("https://localhost:" + port(addr) + "/version")
 		if err == nil || !dropped(err) {
 			break
 		}
@@ -189,8 +189,8 @@ func version(t testing.TB, addr string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer answer.Body.Close()
-	body, err := io.ReadAll(answer.Body)
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -172,7 +172,7 @@ type visitors struct {
 
 	served  atomic.Int64
 	refused atomic.Int64 // nobody listened
-	// The last that the old process accepted, before they had an answer.
+	// The last that the old process accepted, before they had a response.
 	turnedAway atomic.Int64 // 503
 	dropped    atomic.Int64 // net/http closed or the kernel reset the connection
 }
@@ -190,12 +190,12 @@ func startVisitors(t *testing.T, addr string) *visitors {
 				case <-ticker.C:
 				}
 				p, err := dialOnce(addr, "")
-				answer, answered := errors.AsType[refused](err)
+				refusal, ok := errors.AsType[refused](err)
 				switch {
 				case err == nil:
 					v.served.Add(1)
 					p.conn.Close()
-				case answered && answer.status == http.StatusServiceUnavailable:
+				case ok && refusal.status == http.StatusServiceUnavailable:
 					v.turnedAway.Add(1)
 				case errors.Is(err, syscall.ECONNREFUSED):
 					v.refused.Add(1)

@@ -40,13 +40,13 @@ func checkStopped(t testing.TB, p *proxy, begun time.Time, window time.Duration)
 
 // tryLoad has a configuration loaded that may be rejected, or find the process gone.
 func (p *proxy) tryLoad(config string) error {
-	answer, err := p.admin.Post("http://localhost/load", "text/caddyfile", strings.NewReader(config))
+	response, err := p.admin.Post("http://localhost/load", "text/caddyfile", strings.NewReader(config))
 	if err != nil {
 		return err
 	}
-	defer answer.Body.Close()
-	if body, _ := io.ReadAll(answer.Body); answer.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s", answer.Status, body)
+	defer response.Body.Close()
+	if body, _ := io.ReadAll(response.Body); response.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", response.Status, body)
 	}
 	return nil
 }
@@ -230,11 +230,11 @@ func TestStopUnderWay(t *testing.T) {
 		},
 		"vanished after HTTP3": func(t *testing.T, addr string) {
 			udp, conn := dialHTTP3(t, addr)
-			answer, err := conn.RoundTrip(postOf(t, strings.NewReader("{}")))
+			response, err := conn.RoundTrip(postOf(t, strings.NewReader("{}")))
 			if err != nil {
 				t.Fatal(err)
 			}
-			io.Copy(io.Discard, answer.Body)
+			io.Copy(io.Discard, response.Body)
 			udp.Close()
 		},
 		"vanished in HTTP3": func(t *testing.T, addr string) {

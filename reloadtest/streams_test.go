@@ -293,12 +293,12 @@ func requestHTTP3(t testing.TB, conn *http3.ClientConn, options string) *peer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	answer, err := s.ReadResponse()
+	response, err := s.ReadResponse()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if answer.StatusCode != http.StatusOK {
-		t.Fatalf("status %s over HTTP/3", answer.Status)
+	if response.StatusCode != http.StatusOK {
+		t.Fatalf("status %s over HTTP/3", response.Status)
 	}
 	return newPeer(s, bufio.NewReaderSize(s, 512), id, true)
 }

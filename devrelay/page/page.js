@@ -148,11 +148,11 @@ function render(state) {
 
 async function poll() {
 	try {
-		const answer = await fetch("/_relay/state", { cache: "no-store" });
-		if (!answer.ok) {
-			throw new Error(answer.statusText);
+		const response = await fetch("/_relay/state", { cache: "no-store" });
+		if (!response.ok) {
+			throw new Error(response.statusText);
 		}
-		const text = await answer.text();
+		const text = await response.text();
 		const state = JSON.parse(text);
 		if (text !== shown) {
 			render(state);
@@ -160,7 +160,7 @@ async function poll() {
 		}
 		shown = text;
 	} catch {
-		say("bad", "The relay does not answer. Trying again …");
+		say("bad", "The relay does not respond. Trying again …");
 		shown = "";
 	}
 	setTimeout(poll, pollEvery);

@@ -34,14 +34,14 @@ async function call() {
   await opened;
 }
 
-// post does what the SDK does, and returns what page code can see of the answer.
+// post does what the SDK does, and returns what page code can see of the response.
 async function post(url) {
   try {
-    const answer = await fetch(url, {
+    const response = await fetch(url, {
       method: "POST", mode: "cors", cache: "no-cache", credentials: "same-origin",
       headers: { "Content-Type": "application/json" }, body: JSON.stringify({ data: ["post"] }),
     });
-    return { status: answer.status, text: await answer.text() };
+    return { status: response.status, text: await response.text() };
   } catch (error) {
     return { status: 0, text: String(error) };
   }

@@ -50,7 +50,7 @@ func newConn(nc net.Conn) *conn {
 // nor bytes that nobody asked for.
 func (c *conn) isQuiet() bool { return c.quiet.check() }
 
-// isDrained reports whether nothing has come behind a response: it would be taken for
+// isDrained reports whether nothing has come after a response: it would be taken for
 // the next one. crypto/tls may have read more than it has given out, which the
 // socket does not show any more; a read that does not wait does.
 func (c *conn) isDrained() bool {

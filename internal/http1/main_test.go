@@ -216,7 +216,7 @@ func (c *corked) hold() { c.closed = true }
 
 func (c *corked) release() {
 	c.closed = false
-	c.SetWriteDeadline(time.Time{}) // crypto/tls leaves one behind its farewell
+	c.SetWriteDeadline(time.Time{}) // crypto/tls leaves one after its close_notify
 	c.Conn.Write(c.pieces.Bytes())
 	c.pieces.Reset()
 }

@@ -129,7 +129,7 @@ func TestResponses(t *testing.T) {
 	})
 }
 
-// TestSurplusRecords has what is behind the response in TLS records of its own, which
+// TestSurplusRecords has what comes after the response in TLS records of its own, which
 // crypto/tls has read from the socket, but has not given out.
 func TestSurplusRecords(t *testing.T) {
 	for _, body := range []string{"", "body"} {

@@ -16,7 +16,7 @@ import (
 
 // FloodKeyUpdates opens a tunnel and never reads from it. It sends size bytes
 // of KeyUpdates that ask for one in return, each with a byte of a message
-// behind it, which keeps TLS libraries from counting KeyUpdates in a row. It
+// after it, which keeps TLS libraries from counting KeyUpdates in a row. It
 // gives up once the proxy has taken nothing for as long as it has patience, or
 // ends the tunnel, and returns how much was sent.
 func (t Target) FloodKeyUpdates(ctx context.Context, size int, patience time.Duration) (sent int, err error) {

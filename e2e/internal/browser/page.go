@@ -71,7 +71,7 @@ func (p *Page) note(event any) {
 	case *network.EventWebSocketCreated:
 		p.Log.Printf("websocket %s", e.URL)
 	case *network.EventWebSocketHandshakeResponseReceived:
-		p.Log.Printf("websocket answer %d %s", e.Response.Status, e.Response.StatusText)
+		p.Log.Printf("websocket response %d %s", e.Response.Status, e.Response.StatusText)
 	case *network.EventWebSocketFrameError:
 		p.Log.Printf("websocket error %s", e.ErrorMessage)
 	case *network.EventWebSocketClosed:

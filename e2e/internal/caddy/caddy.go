@@ -105,7 +105,7 @@ func (c *Caddy) Load(tb testing.TB, sites string) {
 	c.Do(tb, http.MethodPost, "/load", "text/caddyfile", c.Caddyfile(sites))
 }
 
-// Do sends a request to the admin API and returns the answer's body. What changes
+// Do sends a request to the admin API and returns the response's body. What changes
 // the configuration is over when it returns: nothing listens for the old one.
 func (c *Caddy) Do(tb testing.TB, method, path, contentType, body string) string {
 	tb.Helper()
@@ -121,17 +121,17 @@ func (c *Caddy) Do(tb testing.TB, method, path, contentType, body string) string
 		tb.Fatal(err)
 	}
 	defer resp.Body.Close()
-	answer, err := io.ReadAll(resp.Body)
+	got, err := io.ReadAll(resp.Body)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		tb.Fatalf("%s %s: %s: %s", method, path, resp.Status, answer)
+		tb.Fatalf("%s %s: %s: %s", method, path, resp.Status, got)
 	}
 	if method != http.MethodGet {
 		c.awaitReload(tb)
 	}
-	return string(bytes.TrimSpace(answer))
+	return string(bytes.TrimSpace(got))
 }
 
 // Build has Start run the binary that the environment names, or else the one of

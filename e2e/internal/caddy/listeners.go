@@ -14,9 +14,9 @@ import (
 const reloadGrace = 10 * time.Second
 
 // awaitReload waits until a replaced configuration has stopped listening. Caddy
-// answers before that, and net/http closes without an answer what a server accepts
+// responds before that, and net/http closes without a response what a server accepts
 // in its last moment: a client of such a connection tries again, but a test that
-// expects an answer would fail. It needs Linux.
+// expects a response would fail. It needs Linux.
 func (c *Caddy) awaitReload(tb testing.TB) {
 	tb.Helper()
 	deadline := time.Now().Add(reloadGrace)
