@@ -27,6 +27,7 @@ func TestManyTunnels(t *testing.T) {
 	addr := rawRelay(t, func(c *wstest.Conn) {
 		if _, err := c.AcceptHandshakeWith(reply); err != nil {
 			t.Error(err)
+			relaysLeft <- err
 			return
 		}
 		got := make([]byte, len(message)+len(bye))
