@@ -176,13 +176,8 @@ func onUnixSocket(t *testing.T, s site) *proxy {
 func get(t *testing.T, p *proxy, fields ...string) *http.Response {
 	t.Helper()
 	c := p.dial(t)
-	if err := c.WriteRequest("GET", "/websocket/trace", fields...); err != nil {
-		t.Fatal(err)
-	}
-	response, err := c.ReadResponse("GET")
-	if err != nil {
-		t.Fatal(err)
-	}
+	c.request("GET", "/websocket/trace", fields...)
+	response := c.response("GET")
 	wantStatus(t, response, http.StatusOK)
 	return response
 }
@@ -358,13 +353,8 @@ func TestCaddyProxyProtocol(t *testing.T) {
 			}
 			t.Run(version+" on both sides", func(t *testing.T) {
 				c := p.dial(t, "PROXY TCP4 192.0.2.9 127.0.0.1 40000 443\r\n")
-				if err := c.WriteRequest("GET", "/websocket/trace"); err != nil {
-					t.Fatal(err)
-				}
-				response, err := c.ReadResponse("GET")
-				if err != nil {
-					t.Fatal(err)
-				}
+				c.request("GET", "/websocket/trace")
+				response := c.response("GET")
 				wantStatus(t, response, http.StatusOK)
 				if got := await(t, headers, "PROXY header"); got != "192.0.2.9:40000" {
 					t.Errorf("the PROXY header names %s, want the client", got)
@@ -508,16 +498,9 @@ func undeclared(t *testing.T, p *proxy, declare string) *http.Response {
 	t.Helper()
 	c := p.dial(t)
 	fields := []string{"Transfer-Encoding: chunked", "Trailer: " + declare}
-	if err := c.WriteRequest("PUT", "/websocket/trace", fields...); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.WriteText("5\r\nhello\r\n0\r\nContent-Digest: first\r\nContent-Digest: second\r\nX-Checksum: sum\r\n\r\n"); err != nil {
-		t.Fatal(err)
-	}
-	response, err := c.ReadResponse("PUT")
-	if err != nil {
-		t.Fatal(err)
-	}
+	c.request("PUT", "/websocket/trace", fields...)
+	c.write("5\r\nhello\r\n0\r\nContent-Digest: first\r\nContent-Digest: second\r\nX-Checksum: sum\r\n\r\n")
+	response := c.response("PUT")
 	wantStatus(t, response, http.StatusOK)
 	return response
 }
@@ -671,16 +654,9 @@ func TestCaddyRequestTrailersEarlyResponse(t *testing.T) {
 		}
 		c := p.dial(t)
 		c.SetDeadline(time.Now().Add(patience))
-		if err := c.WriteRequest("PUT", "/websocket/trace", "Transfer-Encoding: chunked", "Trailer: Content-Digest"); err != nil {
-			t.Fatal(err)
-		}
-		if err := c.WriteText("1\r\nx\r\n"); err != nil {
-			t.Fatal(err)
-		}
-		response, err := c.ReadResponse("PUT")
-		if err != nil {
-			t.Fatal(err)
-		}
+		c.request("PUT", "/websocket/trace", "Transfer-Encoding: chunked", "Trailer: Content-Digest")
+		c.write("1\r\nx\r\n")
+		response := c.response("PUT")
 		wantStatus(t, response, http.StatusForbidden)
 	})
 }
@@ -837,9 +813,7 @@ func TestCaddyUpgradeClientGone(t *testing.T) {
 	})
 	p := start(t, mount(https(relay)))
 	c := p.dial(t)
-	if err := c.WriteRequest("GET", target, wstest.HandshakeFields(wstest.NewKey())...); err != nil {
-		t.Fatal(err)
-	}
+	c.request("GET", target, wstest.HandshakeFields(wstest.NewKey())...)
 	await(t, asked, "handshake")
 	c.Reset()
 	close(gone)

@@ -260,13 +260,8 @@ func TestGoNilBody(t *testing.T) {
 	relay := newRelay(t, nil)
 	p := start(t, mount(relay.URL))
 	c := p.dial(t)
-	if err := c.WriteText("GET /websocket/trace HTTP/1.0\r\n\r\n"); err != nil {
-		t.Fatal(err)
-	}
-	response, err := c.ReadResponse("GET")
-	if err != nil {
-		t.Fatal(err)
-	}
+	c.write("GET /websocket/trace HTTP/1.0\r\n\r\n")
+	response := c.response("GET")
 	wantStatus(t, response, http.StatusOK)
 	expect(t, response.Body, "relay")
 }
@@ -386,16 +381,9 @@ func TestGoPanicClosesIncomingBody(t *testing.T) {
 	})
 	p := start(t, mount(https(relay)))
 	c := p.dial(t)
-	if err := c.WriteRequest("POST", "/websocket/trace", "Content-Length: 100000"); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.WriteText("the beginning"); err != nil {
-		t.Fatal(err)
-	}
-	response, err := c.ReadResponse("POST")
-	if err != nil {
-		t.Fatal(err)
-	}
+	c.request("POST", "/websocket/trace", "Content-Length: 100000")
+	c.write("the beginning")
+	response := c.response("POST")
 	if body, err := io.ReadAll(response.Body); err == nil {
 		t.Errorf("%q without an error", body)
 	}
@@ -739,14 +727,9 @@ func TestGoInvalidUpstream100ContinueDoNotHang(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := start(t, mount("https://"+nobody(t)))
 			c := p.dial(t)
-			if err := c.WriteRequest("POST", "/websocket/trace", fields...); err != nil {
-				t.Fatal(err)
-			}
+			c.request("POST", "/websocket/trace", fields...)
 			c.SetReadDeadline(time.Now().Add(patience))
-			response, err := c.ReadResponse("POST")
-			if err != nil {
-				t.Fatal(err)
-			}
+			response := c.response("POST")
 			wantStatus(t, response, http.StatusBadGateway)
 		})
 	}

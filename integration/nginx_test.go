@@ -173,13 +173,8 @@ func TestNginxEarlyHints(t *testing.T) {
 	t.Run("HTTP/1.0", func(t *testing.T) {
 		p := start(t, mount(https(respondWith(t, early+final, false))))
 		c := p.dial(t)
-		if err := c.WriteText("GET /websocket/trace HTTP/1.0\r\nHost: localhost\r\n\r\n"); err != nil {
-			t.Fatal(err)
-		}
-		response, err := c.ReadResponse("GET")
-		if err != nil {
-			t.Fatal(err)
-		}
+		c.write("GET /websocket/trace HTTP/1.0\r\nHost: localhost\r\n\r\n")
+		response := c.response("GET")
 		wantStatus(t, response, http.StatusOK)
 	})
 }
@@ -520,13 +515,8 @@ func TestNginxUpgrade(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := p.dial(t)
-			if err := c.WriteRequest("GET", target, test.fields...); err != nil {
-				t.Fatal(err)
-			}
-			response, err := c.ReadResponse("GET")
-			if err != nil {
-				t.Fatal(err)
-			}
+			c.request("GET", target, test.fields...)
+			response := c.response("GET")
 			wantStatus(t, response, test.want)
 			relay.wantNoRequest(t)
 		})
