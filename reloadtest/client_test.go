@@ -30,7 +30,7 @@ var ids atomic.Uint64
 // clientTLS is the clients' side of TLS.
 func clientTLS() *tls.Config {
 	return &tls.Config{
-		RootCAs:          testCA.pool,
+		RootCAs:          testCA.Pool,
 		ServerName:       "localhost",
 		CurvePreferences: []tls.CurveID{tls.X25519, tls.CurveP256},
 	}

@@ -38,7 +38,7 @@ type relay struct {
 func startRelay(t testing.TB) *relay {
 	t.Helper()
 	ln, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
-		Certificates:     []tls.Certificate{testCA.issue(t, "localhost")},
+		Certificates:     []tls.Certificate{testCA.Issue("localhost", "127.0.0.1").TLS},
 		CurvePreferences: []tls.CurveID{tls.X25519, tls.CurveP256},
 	})
 	if err != nil {

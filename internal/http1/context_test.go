@@ -151,7 +151,7 @@ func TestCancelledWhileWriting(t *testing.T) {
 			if err != nil || !secure {
 				return stuck, err
 			}
-			tc := tls.Client(stuck, clientTLS())
+			tc := tls.Client(stuck, authority.ClientConfig("127.0.0.1"))
 			return tc, tc.HandshakeContext(ctx)
 		}
 		if _, err := p.RoundTrip(newRequest(ctx, "POST", string(make([]byte, MaxBody)))); !errors.Is(err, errEnough) {

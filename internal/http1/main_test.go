@@ -4,14 +4,9 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"strings"
@@ -27,21 +22,10 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-var certificate = sync.OnceValue(func() tls.Certificate {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		panic(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		panic(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-})
+var (
+	authority = wstest.NewAuthority("http1 test")
+	leaf      = authority.Issue("127.0.0.1")
+)
 
 // server speaks HTTP by hand.
 type server struct {
@@ -101,7 +85,7 @@ func (s *server) accept() {
 		cork := &corked{Conn: nc}
 		p := &peer{Conn: cork, s: s, n: s.accepted.Add(1), cork: cork}
 		if s.secure {
-			p.Conn = tls.Server(cork, &tls.Config{Certificates: []tls.Certificate{certificate()}})
+			p.Conn = tls.Server(cork, leaf.ServerConfig())
 		}
 		p.r = bufio.NewReader(p.Conn)
 		s.mu.Lock()
@@ -121,22 +105,12 @@ func (s *server) dial(ctx context.Context) (net.Conn, error) {
 	if err != nil || !s.secure {
 		return nc, err
 	}
-	tc := tls.Client(nc, clientTLS())
+	tc := tls.Client(nc, authority.ClientConfig("127.0.0.1"))
 	if err := tc.HandshakeContext(ctx); err != nil {
 		nc.Close()
 		return nil, err
 	}
 	return tc, nil
-}
-
-func clientTLS() *tls.Config {
-	roots := x509.NewCertPool()
-	leaf, err := x509.ParseCertificate(certificate().Certificate[0])
-	if err != nil {
-		panic(err)
-	}
-	roots.AddCert(leaf)
-	return &tls.Config{RootCAs: roots, ServerName: "127.0.0.1"}
 }
 
 func (s *server) pool() *Pool {

@@ -67,7 +67,7 @@ func (r bulkResult) quantile(q float64) time.Duration {
 // runBulk has heavy tunnels carry as much as they can to the relay for a while, and
 // quiet ones a message and an acknowledgement in turn.
 func runBulk(t testing.TB, heavy, quiet int, during time.Duration, wrap func(net.Conn) net.Conn) bulkResult {
-	config := &tls.Config{Certificates: []tls.Certificate{certificate()}}
+	config := serverLeaf.ServerConfig()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -3,14 +3,10 @@ package tunnel
 import (
 	"bufio"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -44,14 +40,8 @@ func TestRelayRenegotiates(t *testing.T) {
 // startRenegotiator starts a TLS 1.2 server and connects to it. It sends what is
 // written to say, and tells what it does in said.
 func startRenegotiator(t *testing.T, openssl string) (conn *tls.Conn, say io.Writer, said *bufio.Scanner) {
-	key, err := x509.MarshalPKCS8PrivateKey(certificate().PrivateKey)
+	files, err := serverLeaf.WriteFiles(t.TempDir(), "server")
 	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(t.TempDir(), "server.pem")
-	both := append(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}),
-		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate().Certificate[0]})...)
-	if err := os.WriteFile(file, both, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -60,7 +50,7 @@ func startRenegotiator(t *testing.T, openssl string) (conn *tls.Conn, say io.Wri
 	}
 	port := listener.Addr().(*net.TCPAddr).Port
 	listener.Close()
-	server := exec.Command(openssl, "s_server", "-accept", fmt.Sprint(port), "-cert", file, "-key", file, "-tls1_2")
+	server := exec.Command(openssl, "s_server", "-accept", fmt.Sprint(port), "-cert", files.Both, "-key", files.Both, "-tls1_2")
 	stdin, err := server.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -1,18 +1,14 @@
 package tunnel
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"math/big"
 	"net"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/pires/go-proxyproto"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 // socketKind is one way in which a leg is connected to its peer.
@@ -131,9 +127,8 @@ func shakeHands(t *testing.T, server, client net.Conn) (*tls.Conn, *tls.Conn) {
 func shakeHandsAs(t *testing.T, server, client net.Conn, config *tls.Config) (*tls.Conn, *tls.Conn) {
 	t.Helper()
 	serverConfig, clientConfig := config.Clone(), config.Clone()
-	serverConfig.Certificates = []tls.Certificate{certificate()}
-	clientConfig.RootCAs = x509.NewCertPool()
-	clientConfig.RootCAs.AddCert(certificate().Leaf)
+	serverConfig.Certificates = []tls.Certificate{serverLeaf.TLS}
+	clientConfig.RootCAs = authority.Pool
 	clientConfig.ServerName = "relay.test"
 	s, c := tls.Server(server, serverConfig), tls.Client(client, clientConfig)
 	failed := make(chan error, 1)
@@ -147,25 +142,8 @@ func shakeHandsAs(t *testing.T, server, client net.Conn, config *tls.Config) (*t
 	return s, c
 }
 
-var certificate = sync.OnceValue(func() tls.Certificate {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		panic(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		DNSNames:     []string{"relay.test"},
-		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     time.Now().Add(time.Hour),
-		IsCA:         true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		panic(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		panic(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
-})
+// The certificate of all servers of these tests.
+var (
+	authority  = wstest.NewAuthority("tunnel test")
+	serverLeaf = authority.Issue("relay.test")
+)
