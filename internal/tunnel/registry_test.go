@@ -526,7 +526,7 @@ func TestEndAll(t *testing.T) {
 // A handshake may end when its upstream has been released and forgotten. Its tunnel
 // has the time of any other to answer the Close frames, and is waited for.
 func TestOpenOnForgottenUpstream(t *testing.T) {
-	inBubble(t, time.Second, func(r *rig) {
+	inBubble(t, time.Second, func(r *fixture) {
 		r.lease.Release()
 		r.registry.Wait()
 		if n := r.groups(); n != 0 {
@@ -553,7 +553,7 @@ func TestOpenOnForgottenUpstream(t *testing.T) {
 
 // When that upstream is back by then, it is the new lease's tunnel.
 func TestOpenOnUpstreamThatIsBack(t *testing.T) {
-	inBubble(t, time.Second, func(r *rig) {
+	inBubble(t, time.Second, func(r *fixture) {
 		r.lease.Release()
 		r.registry.Wait()
 		next := r.registry.Lease("wss://relay.test", time.Second, nil)
