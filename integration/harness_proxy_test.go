@@ -149,7 +149,10 @@ func routeJSON(t *testing.T, port int, handlers string) []byte {
 // startConfig runs a configuration on a port that is free.
 func startConfig(t *testing.T, config func(port int) []byte) *proxy {
 	t.Helper()
-	awaitNoTunnels(t)
+	if lastTest != t.Name() {
+		awaitNoTunnels(t)
+		lastTest = t.Name()
+	}
 	for range 10 {
 		port := freePort(t)
 		p := &proxy{network: "tcp", addr: fmt.Sprintf("127.0.0.1:%d", port), port: port, logs: newLogs()}
@@ -166,15 +169,18 @@ func startConfig(t *testing.T, config func(port int) []byte) *proxy {
 	return nil
 }
 
-// awaitNoTunnels waits for the tunnels of the last proxy: they log their end with
-// whatever configuration runs then.
+// lastTest is the test that has started a proxy last.
+var lastTest string
+
+// awaitNoTunnels waits for the tunnels of the last test, whose ends are closed: they log
+// their end with whatever configuration runs then.
 func awaitNoTunnels(t *testing.T) {
 	t.Helper()
 	ticker := time.NewTicker(time.Millisecond)
 	defer ticker.Stop()
 	for deadline := time.Now().Add(patience); inTunnel("."); <-ticker.C {
 		if time.Now().After(deadline) {
-			t.Fatal("the last proxy's tunnels live on")
+			t.Fatal("the last test's tunnels live on")
 		}
 	}
 }

@@ -80,7 +80,7 @@ func TestHTTP2RelayResets(t *testing.T) {
 	for _, relayTLS := range []*tls.Config{relayTLSWithHTTP2(), nil} {
 		first := make(chan bool, 1)
 		first <- true
-		addr := rawRelayWith(t, relayTLS, func(c *wstest.Conn) {
+		addr := wstest.NewRelay(t, relayTLS, func(c *wstest.Conn) {
 			r, err := newH2Relay(c)
 			if err != nil {
 				return
@@ -121,7 +121,7 @@ func TestHTTP2RelayResets(t *testing.T) {
 // with.
 func TestOddStatusesOverHTTP2(t *testing.T) {
 	for _, status := range []string{"1000", "65536", "099", "000", "-1"} {
-		addr := rawRelayWith(t, relayTLSWithHTTP2(), func(c *wstest.Conn) {
+		addr := wstest.NewRelay(t, relayTLSWithHTTP2(), func(c *wstest.Conn) {
 			r, err := newH2Relay(c)
 			if err == nil && r.await(http2.FrameHeaders) == nil {
 				r.respond(1, true, ":status", status)
