@@ -4,14 +4,20 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/devrelay"
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 // command returns a command as Caddy's framework makes it, which writes to out and
@@ -143,7 +149,13 @@ func TestProxyCommandURL(t *testing.T) {
 			t.Errorf("%+v: %s, %v; want %s", o, got, err, want)
 			continue
 		}
-		provisionExample(t, marshal(t, config))
+		config.StorageRaw = json.RawMessage(fmt.Sprintf(`{"module": "file_system", "root": %q}`, scratch))
+		config.Logging = &caddy.Logging{Logs: map[string]*caddy.CustomLog{"default": {
+			BaseLog: caddy.BaseLog{WriterRaw: []byte(`{"output": "discard"}`)},
+		}}}
+		if err := caddy.Validate(config); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
@@ -156,33 +168,76 @@ func TestProxyCommand(t *testing.T) {
 		relay.Close()
 		server.Close()
 	})
-	p := startConfig(t, func(port int) []byte {
+	log := filepath.Join(scratch, "command.log")
+	addr := startConfig(t, func(addr string) []byte {
+		_, port, _ := net.SplitHostPort(addr)
 		config, _, err := proxyOptions{
-			from: fmt.Sprintf("http://localhost:%d", port), to: []string{"ws" + strings.TrimPrefix(server.URL, "http")},
+			from: "http://localhost:" + port, to: []string{"ws" + strings.TrimPrefix(server.URL, "http")},
 			path: "/websocket", accessLog: true, debug: true,
 		}.config()
 		if err != nil {
 			t.Fatal(err)
 		}
 		config.StorageRaw = json.RawMessage(fmt.Sprintf(`{"module": "file_system", "root": %q}`, scratch))
-		config.Logging.Logs["default"].WriterRaw = json.RawMessage(`{"output": "watchrtc_test"}`)
-		return withoutDrain(t, marshal(t, config))
+		config.Logging.Logs["default"].WriterRaw = json.RawMessage(fmt.Sprintf(`{"output": "file", "filename": %q, "roll": false}`, log))
+		raw, err := json.Marshal(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return withoutDrain(t, raw)
 	})
-	p.plain = true
-	c := p.dial(t, "")
-	c.wantStatus(c.handshake("/websocket?apiKey=secret-key", "Host: localhost", "Sec-WebSocket-Protocol: 2.0"), 101)
+	dial := func() *wstest.Conn {
+		c, err := wstest.Dialer{}.Dial(t.Context(), "tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Drop() })
+		return c
+	}
+	if _, err := dial().Handshake("/websocket?apiKey=secret-key", "Host: localhost", "Sec-WebSocket-Protocol: 2.0"); err != nil {
+		t.Fatal(err)
+	}
 	for target, want := range map[string]int{"/websocket/get-qualityrtc-config?apiKey=secret-key": 200, "/websocketX?apiKey=secret-key": 200} {
-		other := p.dial(t, "")
-		other.request("GET", target, "Host: localhost")
-		answer := other.answer("GET")
-		other.wantStatus(answer, want)
-		if relayed := answer.Header.Get("Content-Security-Policy") != ""; relayed != strings.Contains(target, "/websocket/") {
+		other := dial()
+		if err := other.WriteRequest("GET", target, "Host: localhost"); err != nil {
+			t.Fatal(err)
+		}
+		response, err := other.ReadResponse("GET")
+		if err != nil || response.StatusCode != want {
+			t.Fatalf("%s: %v, %v, want %d", target, response, err, want)
+		}
+		if relayed := response.Header.Get("Content-Security-Policy") != ""; relayed != strings.Contains(target, "/websocket/") {
 			t.Errorf("%s: relayed %t", target, relayed)
 		}
 	}
-	for _, line := range p.logs.wait(testContext(t), t, 3, "http.log.access") {
+	for _, line := range awaitAccess(t, log, 3) {
 		if strings.Contains(line, "secret-key") || !strings.Contains(line, "REDACTED") {
 			t.Errorf("%s", line)
+		}
+	}
+}
+
+// awaitAccess waits until a log file has n lines of access logs.
+func awaitAccess(t *testing.T, file string, n int) (lines []string) {
+	t.Helper()
+	ticker := time.NewTicker(time.Millisecond)
+	defer ticker.Stop()
+	for deadline := time.Now().Add(patience); ; <-ticker.C {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines = lines[:0]
+		for line := range strings.Lines(string(content)) {
+			if strings.Contains(line, "http.log.access") {
+				lines = append(lines, line)
+			}
+		}
+		if len(lines) >= n {
+			return lines
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d lines, want %d, in\n%s", len(lines), n, content)
 		}
 	}
 }

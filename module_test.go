@@ -1,17 +1,18 @@
 package watchrtcproxy
 
 import (
+	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
-	"log"
 	"net"
 	"os"
 	"strings"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"go.uber.org/goleak"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
@@ -34,7 +35,8 @@ func TestMain(m *testing.M) {
 	flag.Parse()
 	code, err := run(m)
 	if err != nil {
-		log.Fatal(err)
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
 	}
 	os.Exit(code)
 }
@@ -66,14 +68,20 @@ func leaks() error {
 	return goleak.Find(lockKeeper)
 }
 
+// testContext ends with the test, or when it has taken too long.
+func testContext(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
 // start runs Caddy with handlers, JSON objects separated by commas, on its one route until
 // the test ends. It is for tests that look inside the package while it runs; those that
 // need not do that are in integration.
 func start(t *testing.T, handlers string) (addr string) {
 	t.Helper()
-	for range 10 {
-		addr = freeAddr(t)
-		err := caddy.Load(fmt.Appendf(nil, `{
+	return startConfig(t, func(addr string) []byte {
+		return fmt.Appendf(nil, `{
 			"admin": {"disabled": true, "config": {"persist": false}},
 			"logging": {"logs": {"default": {"writer": {"output": "discard"}}}},
 			"storage": {"module": "file_system", "root": %q},
@@ -84,7 +92,16 @@ func start(t *testing.T, handlers string) (addr string) {
 					"routes": [{"handle": [%s]}]
 				}}}
 			}
-		}`, scratch, proxyFiles.Cert, proxyFiles.Key, addr, handlers), true)
+		}`, scratch, proxyFiles.Cert, proxyFiles.Key, addr, handlers)
+	})
+}
+
+// startConfig runs Caddy on an address that is free, until the test ends.
+func startConfig(t *testing.T, config func(addr string) []byte) (addr string) {
+	t.Helper()
+	for range 10 {
+		addr = freeAddr(t)
+		err := caddy.Load(config(addr), true)
 		if err == nil {
 			t.Cleanup(func() {
 				if err := caddy.Stop(); err != nil {
@@ -100,6 +117,16 @@ func start(t *testing.T, handlers string) (addr string) {
 	}
 	t.Fatal("no port stays free")
 	return ""
+}
+
+// adapt returns the JSON of a Caddyfile.
+func adapt(t *testing.T, text string) []byte {
+	t.Helper()
+	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), map[string]any{"filename": "Caddyfile"})
+	if err != nil {
+		t.Fatalf("%v in\n%s", err, text)
+	}
+	return adapted
 }
 
 // freeAddr returns an address that was free for both TCP and UDP a moment ago.

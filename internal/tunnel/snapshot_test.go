@@ -67,7 +67,7 @@ func TestStateIsNotIdleSinceTheFuture(t *testing.T) {
 // the configuration and comes back.
 func TestTrafficNeverGoesBack(t *testing.T) {
 	const workers, rounds = 4, 40
-	r := newRig(t, 0)
+	r := newFixture(t, 0)
 	stop := make(chan struct{})
 	var readers sync.WaitGroup
 	for range 2 {
@@ -96,11 +96,11 @@ func (l *Lease) exchange(other *Lease, do func(*Lease)) {
 }
 
 // carryHello has a tunnel carry what helloTraffic counts, and waits for its end.
-func (r *rig) carryHello(lease *Lease) {
+func (r *fixture) carryHello(lease *Lease) {
 	clientLeg, client := memPair(room)
 	relayLeg, relay := memPair(room)
 	tunnel := lease.Open(Info{}, ConnLeg(clientLeg, nil, false), ConnLeg(relayLeg, nil, false), 0)
-	c := &carried{tunnel, newEndpoint(r.t, client, true), newEndpoint(r.t, relay, false)}
+	c := &peered{tunnel, newEndpoint(r.t, client, true), newEndpoint(r.t, relay, false)}
 	c.client.send(text("hello"))
 	c.relay.expect(text("hello"))
 	c.playBoth()
@@ -118,7 +118,7 @@ func helloTraffic(n uint64) Traffic {
 }
 
 // readTraffic reads the counters until stop is closed.
-func (r *rig) readTraffic(stop <-chan struct{}, most uint64) {
+func (r *fixture) readTraffic(stop <-chan struct{}, most uint64) {
 	last := make(map[string]Traffic)
 	for {
 		select {
@@ -147,7 +147,7 @@ func (t Traffic) within(least, most Traffic) bool {
 
 // TestUpstreams: what is told of upstreams as they are leased, used and drained.
 func TestUpstreams(t *testing.T) {
-	inBubble(t, time.Minute, func(r *rig) {
+	inBubble(t, time.Minute, func(r *fixture) {
 		want := func(name string, configured bool, tunnels int, drain *DrainState) {
 			t.Helper()
 			for _, s := range r.registry.Upstreams() {
@@ -185,7 +185,7 @@ func TestUpstreams(t *testing.T) {
 
 // TestDrainedTwice: a tunnel that is told to go once more has no more time for it.
 func TestDrainedTwice(t *testing.T) {
-	inBubble(t, 0, func(r *rig) {
+	inBubble(t, 0, func(r *fixture) {
 		c := r.open() // whose peers are silent
 		begun := time.Now()
 		c.goAway(reasonDrained)
