@@ -50,7 +50,7 @@ func TestKeyInNoLog(t *testing.T) {
 			c.WriteText("HTTP/1.1 " + secretKey + "-s3cretToken-" + secretToken + "\r\n\r\n")
 		}
 	}).Addr
-	p := start(t, site{body: directive("/echo", "wss://"+echo, "") + "\nroute {\n" + directive("/websocket", "wss://"+nobody(t), "") + "\n}"})
+	p := start(t, site{debug: true, body: directive("/echo", "wss://"+echo, "") + "\nroute {\n" + directive("/websocket", "wss://"+nobody(t), "") + "\n}"})
 	for _, target := range []string{"/websocket", "/echo"} {
 		for _, kind := range kinds {
 			c := p.dial(t)

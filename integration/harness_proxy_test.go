@@ -31,6 +31,7 @@ type site struct {
 	body   string // of the site, which serves every host name
 	bind   string // of the site; loopback if empty
 	log    string // format of the log; json if empty
+	debug  bool   // the log holds debug lines, where Caddy has URLs and so keys
 	plain  bool   // HTTP without TLS
 	http3  bool   // besides HTTP/1.1 and HTTP/2
 	self   string // a word in body that stands for the site's own URL; none if empty
@@ -82,6 +83,10 @@ func (s site) caddyfile(port int) string {
 	if s.self != "" {
 		s.body = strings.ReplaceAll(s.body, s.self, fmt.Sprintf("wss://127.0.0.1:%d", port))
 	}
+	level := "INFO"
+	if s.debug {
+		level = "DEBUG"
+	}
 	protocols := "h1 h2"
 	if s.http3 {
 		protocols += " h3"
@@ -96,7 +101,7 @@ func (s site) caddyfile(port int) string {
 		log default {
 			output watchrtc_integration
 			format %s
-			level DEBUG
+			level %s
 		}
 		servers {
 			protocols %s
@@ -107,7 +112,7 @@ func (s site) caddyfile(port int) string {
 	%s://:%d {
 		%s
 		%s
-	}`, scratch, cmp.Or(s.bind, "127.0.0.1"), cmp.Or(s.log, "json"), protocols, s.server, s.global, scheme, port, certificate, s.body)
+	}`, scratch, cmp.Or(s.bind, "127.0.0.1"), cmp.Or(s.log, "json"), level, protocols, s.server, s.global, scheme, port, certificate, s.body)
 }
 
 // proxy is a Caddy with the module in it. Caddy is one per process, so there is one at

@@ -129,7 +129,7 @@ func useSecrets(t *testing.T, logFormat string) []string {
 		}
 	}).Addr
 	good := newRelay(t, nil)
-	s := site{log: logFormat, body: "log\n" +
+	s := site{log: logFormat, debug: true, body: "log\n" +
 		directive("/websocket", good.URL, "") + "\n" +
 		directive("/echo", "wss://"+echo, "") + "\n" +
 		directive("/dead", "wss://"+nobody(t), "")}
