@@ -319,12 +319,36 @@ func (t *roundTrip) writeResponse(response *http.Response) error {
 	}
 	t.w.WriteHeader(response.StatusCode)
 	if err := t.copyBody(response); err != nil {
-		// The head is out: all that is left is to let the client see that the rest
-		// is missing.
-		panic(http.ErrAbortHandler)
+		t.abort()
 	}
 	writeTrailer(header, response.Trailer, announced)
 	return nil
+}
+
+// abort lets the client see that the rest of a response is missing, whose head is out.
+func (t *roundTrip) abort() {
+	if t.body.unread() && t.r.ProtoMajor == 1 {
+		t.closeUnread()
+	}
+	panic(http.ErrAbortHandler)
+}
+
+// closeUnread ends a connection that the client still uploads to. net/http would wait
+// for the upload first, with no limit.
+func (t *roundTrip) closeUnread() {
+	controller := http.NewResponseController(t.w)
+	controller.Flush()
+	conn, _, err := controller.Hijack()
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	// Closing at once would reset the connection, and what the client has not read yet
+	// would be lost.
+	conn.SetDeadline(time.Now().Add(abandonedBody))
+	if c, ok := conn.(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {
+		io.Copy(io.Discard, conn)
+	}
 }
 
 const copyBufferSize = 32 << 10 // as io.Copy has it
