@@ -8,6 +8,7 @@ import (
 
 	_ "github.com/caddy-watchrtc/watchrtc-proxy"
 	_ "github.com/caddy-watchrtc/watchrtc-proxy/devrelay"
+	_ "github.com/caddy-watchrtc/watchrtc-proxy/top"
 )
 
 func main() {
