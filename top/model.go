@@ -18,6 +18,7 @@ type model struct {
 // What has a history.
 const (
 	tunnels = iota
+	inFlight
 	handshakes
 	failures
 	closings
@@ -39,7 +40,7 @@ func (m *model) update(address string, s *sample, err error, now time.Time) {
 			m.since = now
 		}
 		m.gone = err
-		m.remember([figures]rate{unknown, unknown, unknown, unknown, unknown, unknown, unknown, unknown})
+		m.remember(nothing)
 		return
 	}
 	m.gone = nil
@@ -53,12 +54,20 @@ func (m *model) update(address string, s *sample, err error, now time.Time) {
 	m.last = s
 	r := m.report.Rates
 	m.remember([figures]rate{
-		tunnels:    rate(s.status.Tunnels),
+		tunnels: rate(s.status.Tunnels), inFlight: rate(s.status.Handshakes),
 		handshakes: r.Opened + r.Failed, failures: r.Failed, closings: r.Closed,
 		framesToRelay: r.FramesToRelay, framesToClient: r.FramesToClient,
 		bytesToRelay: r.BytesToRelay, bytesToClient: r.BytesToClient,
 	})
 }
+
+// nothing is what there is to remember of a poll that has failed.
+var nothing = func() (all [figures]rate) {
+	for i := range all {
+		all[i] = unknown
+	}
+	return all
+}()
 
 func (m *model) remember(now [figures]rate) {
 	for i, value := range now {

@@ -49,8 +49,8 @@ func (m *model) sections(width int) []section {
 		{m.header(width), 2},
 		{m.graphs(width), int(figures)},
 		{m.drains(width), 2},
-		{m.upstreams(width), 2},
-		{m.closes(), 3},
+		{m.upstreams(width), 3},
+		{m.closes(), 2},
 		{m.rejected(), 1},
 		{m.busiest(width), 3},
 		{m.idle(width), 3},
@@ -111,10 +111,10 @@ func (m *model) header(width int) []line {
 // graphs are the figures that have a history. A character of a sparkline is one poll.
 func (m *model) graphs(width int) []line {
 	const (
-		labels = 20
 		values = 9
 		peaks  = 14 // " max " and a value
 	)
+	labels := max(1, min(21, width-values)) // the longest has 20
 	room := width - labels - values - 2
 	peaked := room >= 2*peaks
 	if peaked {
@@ -126,6 +126,7 @@ func (m *model) graphs(width int) []line {
 		write func(rate) string
 	}{
 		tunnels:        {"tunnels", whole},
+		inFlight:       {"handshakes under way", whole},
 		handshakes:     {"handshakes/s", decimal},
 		failures:       {"  failed/s", decimal},
 		closings:       {"closed/s", decimal},
