@@ -67,7 +67,7 @@ func run(cmd *cobra.Command, _ []string) error {
 	defer client.Close()
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	w := &watch{address: address, client: client, out: cmd.OutOrStdout()}
+	w := &watch{address: address, client: client, out: cmd.OutOrStdout(), every: interval}
 	switch {
 	case asJSON && once:
 		return w.once(ctx, w.writeJSON)
@@ -87,7 +87,8 @@ type watch struct {
 	address string
 	client  *adminapi.Client
 	out     io.Writer
-	begun   time.Time // the latest poll
+	every   time.Duration // from one poll to the next, at least
+	begun   time.Time     // the latest poll
 }
 
 // listed is how many tunnels of each kind are written where no terminal's height says.
@@ -97,7 +98,7 @@ const listed = 10
 const textWidth = 132
 
 // due is when the next poll may begin.
-func (w *watch) due() <-chan time.Time { return time.After(interval - time.Since(w.begun)) }
+func (w *watch) due() <-chan time.Time { return time.After(w.every - time.Since(w.begun)) }
 
 // poll asks when that is due.
 func (w *watch) poll(ctx context.Context) (*sample, error) {

@@ -10,7 +10,6 @@ type model struct {
 	begun   *totals // those of when the view began
 	past    [figures][]rate
 	gone    error     // why the admin API does not respond; nil if it does
-	since   time.Time // when that began
 	now     time.Time // of the latest poll, successful or not
 	paused  bool
 }
@@ -36,9 +35,6 @@ const historyLength = 300
 func (m *model) update(address string, s *sample, err error, now time.Time) {
 	m.now = now
 	if err != nil {
-		if m.gone == nil {
-			m.since = now
-		}
 		m.gone = err
 		m.remember(nothing)
 		return

@@ -24,9 +24,9 @@ func (m *model) view(width, height int) []line {
 	}
 	const enough = 12 // for a line that tells nothing about Caddy
 	if height < enough {
-		return cutAll(arrange(m.sections(width), height), width)
+		return cutAll(arrange(m.sections(width, height), height), width)
 	}
-	lines := arrange(m.sections(width), height-1)
+	lines := arrange(m.sections(width, height), height-1)
 	for len(lines) < height-1 {
 		lines = append(lines, nil)
 	}
@@ -40,20 +40,20 @@ func cutAll(lines []line, width int) []line {
 	return lines
 }
 
-// sections are in order of importance.
-func (m *model) sections(width int) []section {
+// sections are in order of importance. None of them needs more than height lines.
+func (m *model) sections(width, height int) []section {
 	if m.report == nil {
-		return []section{{m.header(width), 2}}
+		return []section{{m.header(width), 3}}
 	}
 	return []section{
-		{m.header(width), 2},
+		{m.header(width), 3},
 		{m.graphs(width), int(figures)},
 		{m.drains(width), 2},
 		{m.upstreams(width), 3},
 		{m.closes(), 2},
 		{m.rejected(), 1},
-		{m.busiest(width), 3},
-		{m.idle(width), 3},
+		{m.busiest(width, height), 3},
+		{m.idle(width, height), 3},
 	}
 }
 
@@ -100,8 +100,8 @@ func (m *model) header(width int) []line {
 	lines := []line{append(left, span{about, faint})}
 	switch {
 	case m.gone != nil:
-		text := fmt.Sprintf("NO RESPONSE for %s, figures are old: %s", age(m.now.Sub(m.since)), clean(m.gone.Error()))
-		lines = append(lines, line{{text, bad}})
+		lines = append(lines, line{{fmt.Sprintf("NO RESPONSE for %s; what is below is that old", age(m.now.Sub(m.report.Time))), bad}},
+			line{{clean(m.gone.Error()), plain}})
 	case r.Stopping:
 		lines = append(lines, line{{"STOPPING: the process closes its tunnels and ends", warning}})
 	}
@@ -141,7 +141,7 @@ func (m *model) graphs(width int) []line {
 			value = warning
 		}
 		l := line{{m.charset.fit(row.label, labels), plain}, {right(row.write(now), values), value}}
-		if text, most := m.charset.sparkline(m.past[figure], room); len(m.past[figure]) > 1 {
+		if text, most := m.charset.sparkline(m.past[figure], room); len(m.past[figure]) > 2 {
 			l = append(l, span{"  " + m.charset.fit(text, max(1, room)), graph})
 			if peaked {
 				l = append(l, span{" max " + right(row.write(most), values), faint})
@@ -159,7 +159,7 @@ func (m *model) drains(width int) (lines []line) {
 		if d.ID == 0 {
 			name = "drain" // by a reload or a stop
 		}
-		ends := "tells the last ones to go"
+		ends := "the last ones are closing"
 		if left := d.Ends.Sub(m.report.Time); left > 0 {
 			ends = "ends in " + age(left)
 		}
@@ -292,48 +292,51 @@ const (
 	sessionWidth = 128 // as long as the plugin leaves a session ID
 )
 
+// wide is from where on there is room for the less important.
+const wide = 110
+
 // clientWidth holds an IPv6 address where there is room.
 func clientWidth(width int) int {
-	if width < 110 {
+	if width < wide {
 		return 15
 	}
 	return 39
 }
 
-func (m *model) busiest(width int) []line {
+func (m *model) busiest(width, rows int) []line {
 	session := "SESSION"
-	if m.report.Tunnels > mostCarried {
+	if m.report.Tunnels > mostCarried && width >= wide {
 		session += fmt.Sprintf(" (of the %s that have carried most)", whole(mostCarried))
 	}
 	client := clientWidth(width)
-	rows := []line{m.row(cell{"BUSIEST", -idWidth, title}, cell{"CLIENT", client, title}, cell{"BYTES/S", sizeWidth, title},
+	lines := []line{m.row(cell{"BUSIEST", -idWidth, title}, cell{"CLIENT", client, title}, cell{"BYTES/S", sizeWidth, title},
 		cell{"FRAMES/S", -8, title}, cell{"CARRIED", sizeWidth, title}, cell{"OPEN", ageWidth, title}, cell{session, sessionWidth, title})}
-	for _, t := range m.report.Busiest {
-		rows = append(rows, m.row(cell{fmt.Sprint(t.ID), idWidth, plain}, cell{clean(t.ClientIP), client, plain},
+	for _, t := range m.report.Busiest[:min(rows, len(m.report.Busiest))] {
+		lines = append(lines, m.row(cell{fmt.Sprint(t.ID), idWidth, plain}, cell{clean(t.ClientIP), client, plain},
 			cell{size(t.BytesPerSecond), sizeWidth, plain}, cell{decimal(t.FramesPerSecond), -8, plain},
 			cell{size(rate(t.BytesToRelay + t.BytesToClient)), sizeWidth, plain}, cell{age(m.report.Time.Sub(t.Opened)), ageWidth, plain},
 			cell{clean(t.SessionID), sessionWidth, faint}))
 	}
-	return rows
+	return lines
 }
 
-func (m *model) idle(width int) []line {
+func (m *model) idle(width, rows int) []line {
 	client := clientWidth(width)
-	rows := []line{m.row(cell{"IDLE", -idWidth, title}, cell{"CLIENT", client, title}, cell{"IDLE FOR", sizeWidth, title},
+	lines := []line{m.row(cell{"IDLE", -idWidth, title}, cell{"CLIENT", client, title}, cell{"IDLE FOR", sizeWidth, title},
 		cell{"FRAMES", -8, title}, cell{"CARRIED", sizeWidth, title}, cell{"OPEN", ageWidth, title}, cell{"SESSION", sessionWidth, title})}
-	for _, t := range m.report.Idle {
+	for _, t := range m.report.Idle[:min(rows, len(m.report.Idle))] {
 		idle := time.Duration(t.IdleSeconds * float64(time.Second))
-		rows = append(rows, m.row(cell{fmt.Sprint(t.ID), idWidth, plain}, cell{clean(t.ClientIP), client, plain},
+		lines = append(lines, m.row(cell{fmt.Sprint(t.ID), idWidth, plain}, cell{clean(t.ClientIP), client, plain},
 			cell{age(idle), sizeWidth, plain}, cell{whole(rate(t.FramesToRelay + t.FramesToClient)), -8, plain},
 			cell{size(rate(t.BytesToRelay + t.BytesToClient)), sizeWidth, plain}, cell{age(m.report.Time.Sub(t.Opened)), ageWidth, plain},
 			cell{clean(t.SessionID), sessionWidth, faint}))
 	}
-	return rows
+	return lines
 }
 
 // text is the view without bounds on its height, for --once.
 func (m *model) text(width int) []line {
-	sections := m.sections(width)
+	sections := m.sections(width, longestIdle)
 	all := len(sections) - 1 // lines between them
 	for _, s := range sections {
 		all += len(s.lines)
