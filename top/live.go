@@ -79,7 +79,7 @@ func (m *model) handle(screen tcell.Screen, event tcell.Event) (quit bool) {
 var styles = map[look]tcell.Style{
 	plain:   tcell.StyleDefault,
 	title:   tcell.StyleDefault.Bold(true),
-	faint:   tcell.StyleDefault,
+	faint:   tcell.StyleDefault.Dim(true),
 	graph:   tcell.StyleDefault.Foreground(color.Teal),
 	good:    tcell.StyleDefault.Foreground(color.Green),
 	warning: tcell.StyleDefault.Bold(true).Foreground(color.Olive),

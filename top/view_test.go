@@ -179,24 +179,21 @@ func checkSize(t *testing.T, m *model, width, height int) {
 
 func TestViewSizes(t *testing.T) {
 	for _, scene := range scenes {
-		for _, c := range []charset{unicodeSet, asciiSet} {
-			m := scene(c)
-			for width := 20; width <= 300; width += 20 {
-				for height := 5; height <= 100; height += 9 {
-					checkSize(t, m, width, height)
-				}
+		m := scene(unicodeSet)
+		for width := 20; width <= 300; width += 28 {
+			for height := 5; height <= 100; height += 19 {
+				checkSize(t, m, width, height)
 			}
-			checkSize(t, m, 300, 100)
-			checkSize(t, m, 1, 1)
-			checkSize(t, m, 0, 0)
 		}
+		checkSize(t, m, 1, 1)
+		checkSize(t, m, 0, 0)
 	}
 }
 
 // TestViewFillsTheScreen: what does not fit is what is left out, and nothing else.
 func TestViewFillsTheScreen(t *testing.T) {
 	m := scenes["busy"](unicodeSet)
-	for height := 1; height <= 100; height++ {
+	for height := 1; height <= 100; height += 3 {
 		if n := len(m.view(80, height)); n != height {
 			t.Errorf("%d lines of %d", n, height)
 		}
