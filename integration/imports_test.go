@@ -26,6 +26,7 @@ var never = []struct {
 	{[]string{"internal/tunnel"}, []string{"internal/relay"}},
 	{[]string{"internal/relay"}, []string{"internal/tunnel"}},
 	{[]string{""}, []string{"devrelay", "top"}},
+	{[]string{"top"}, []string{"", "devrelay"}},
 	{[]string{"internal/wstest"}, []string{"", "internal/...", "devrelay", "top"}},
 }
 

@@ -3,6 +3,8 @@ package integration_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
+	"net/http"
 	"os/exec"
 	"slices"
 	"strings"
@@ -37,9 +39,9 @@ func TestTop(t *testing.T) {
 	gone := p.session(t, "gone")
 	gone.close(t, 1000)
 	p.logs.awaitLines(t, 1, `"tunnel closed"`, relay.upstream)
-	c := p.session(t, "session-of-top", "X-Forwarded-For: 192.0.2.1")
-	c.wantOpen(t)
-	a.drain(t, `{"all":true,"window":"24h"}`)
+	p.session(t, "session-of-top", "X-Forwarded-For: 192.0.2.1")
+	d := a.drain(t, `{"all":true,"window":"24h"}`)
+	defer a.ask(t, "DELETE", fmt.Sprint(adminapi.PathDrain, "/", d.ID), "", http.StatusNoContent, nil)
 
 	// Both take two polls, so they run at once.
 	texts := make(chan string)
