@@ -53,6 +53,9 @@ func (w *watch) show(ctx context.Context, screen tcell.Screen, m *model) error {
 			}()
 		case p := <-results:
 			polling = false
+			if m.paused { // since it was asked
+				continue
+			}
 			m.update(w.address, p.sample, p.err, time.Now())
 		}
 	}

@@ -134,7 +134,7 @@ func TestLive(t *testing.T) {
 	polls := api.polls.Load()
 	term.SetSize(vt.Coord{X: 40, Y: 13})
 	term.await(t, "\nPAUSED   p go on   q quit ")
-	if now := api.polls.Load(); now != polls {
+	if now := api.polls.Load(); now > polls+1 { // that one was under way
 		t.Errorf("%d polls while it is paused", now-polls)
 	}
 	term.SendRaw([]byte("p\x0c"))
