@@ -104,7 +104,7 @@ func (w *watch) due() <-chan time.Time { return time.After(w.every - time.Since(
 func (w *watch) poll(ctx context.Context) (*sample, error) {
 	select {
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return nil, errors.New("interrupted")
 	case <-w.due():
 	}
 	w.begun = time.Now()

@@ -1,7 +1,10 @@
 package top
 
 import (
+	"bufio"
+	"context"
 	"encoding/json"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -203,5 +206,54 @@ func TestNewClient(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %s", address, err, want)
 		}
+	}
+}
+
+// TestStream: one line for each poll, with the error where there is no response.
+func TestStream(t *testing.T) {
+	api := newAdmin(t)
+	client, err := newClient(strings.TrimPrefix(api.URL, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	r, out := io.Pipe()
+	ctx, cancel := context.WithCancel(t.Context())
+	w := &watch{address: address, client: client, out: out, every: time.Millisecond}
+	over := make(chan error)
+	go func() {
+		err := w.stream(ctx)
+		out.Close()
+		over <- err
+	}()
+	lines := bufio.NewScanner(r)
+	await := func(word string) {
+		t.Helper()
+		for range 100 {
+			if !lines.Scan() || !json.Valid(lines.Bytes()) {
+				t.Fatalf("%q, %v, want %s", lines.Text(), lines.Err(), word)
+			}
+			if strings.Contains(lines.Text(), word) {
+				return
+			}
+		}
+		t.Fatalf("no %s", word)
+	}
+	await(`"opened":`)
+	api.gone.Store(true)
+	await(`"error":"127.0.0.1:`)
+	api.gone.Store(false)
+	await(`"opened":`)
+	cancel()
+	for lines.Scan() {
+	}
+	if err := <-over; err != nil {
+		t.Error(err)
+	}
+
+	// At the start it is an error.
+	api.gone.Store(true)
+	if err := w.stream(t.Context()); err == nil || !strings.Contains(err.Error(), "EOF") {
+		t.Errorf("%v", err)
 	}
 }
