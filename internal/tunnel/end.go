@@ -169,7 +169,7 @@ func (t *Tunnel) endsByLocked() time.Time {
 // endOfLeg says how a leg ends, by the outcome of the direction that leads to it and
 // of the one that leaves it.
 func endOfLeg(into, from outcome) legEnd {
-	end := legEnd{how: endForced, atEnd: from.err == io.EOF, dead: into.verdict == destFailed}
+	end := legEnd{how: endForced, atEnd: from.err == io.EOF, dead: broken(from) || into.verdict == destFailed}
 	switch {
 	case abnormal(from, into):
 		end.how = endAbort
@@ -177,6 +177,13 @@ func endOfLeg(into, from outcome) legEnd {
 		end.how = endClean
 	}
 	return end
+}
+
+// broken reports whether the connection that from leaves has broken. The system says
+// so only once: settling would wait in vain for what is not acknowledged.
+func broken(from outcome) bool {
+	_, bySystem := errors.AsType[syscall.Errno](from.err)
+	return bySystem && from.verdict == sourceFailed
 }
 
 // abnormal reports whether the end of the other leg was not an orderly one, which

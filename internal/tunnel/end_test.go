@@ -60,3 +60,23 @@ func TestGoAwayBehindHalfClose(t *testing.T) {
 		s.Wait()
 	})
 }
+
+// A tunnel whose peers have both reset their connections has nothing to wait for,
+// although there may be bytes that neither has acknowledged.
+func TestBothReset(t *testing.T) {
+	eachEngine(t, func(t *testing.T, secure bool, open func() *socketTunnel) {
+		for range 10 {
+			s := open()
+			pass(t, s.client, s.relay, []byte("a message"))
+			pass(t, s.relay, s.client, []byte("an acknowledgement"))
+			pass(t, s.client, s.relay, []byte("another"))
+			begun := time.Now()
+			reset(s.client)
+			reset(s.relay)
+			s.Wait()
+			if took := time.Since(begun); took > linger-time.Second {
+				t.Fatalf("it took %v", took)
+			}
+		}
+	})
+}
