@@ -16,11 +16,11 @@ func TestCutOffWhileSettling(t *testing.T) {
 		if _, err := s.client.Write(pattern(60_000)); err != nil {
 			t.Fatal(err)
 		}
-		awaitCarried(t, &s.toRelay, 60_000)
+		awaitForwarded(t, &s.toRelay, 60_000)
 		reset(s.client)
 		awaitSettling(t, s.Tunnel)
 		begun := time.Now()
-		s.rig.registry.EndAll()
+		s.fixture.registry.EndAll()
 		s.goAway(reasonDrained)
 		s.Tunnel.Wait()
 		if took := time.Since(begun); took > linger-time.Second {

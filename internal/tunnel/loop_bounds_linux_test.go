@@ -314,7 +314,7 @@ func TestLoopEpollFails(t *testing.T) {
 // A loop that cannot wait for events leaves alone what is still being handed over to
 // it: that ends when it has begun.
 func TestLoopFailsDuringHandover(t *testing.T) {
-	r := newLoopRig(t)
+	r := newLoopFixture(t)
 	l := newLoop()
 	l.epollWait = func(int, []unix.EpollEvent, int) (int, error) { return -1, unix.EBADF }
 	clientLeg, client := tcpPair(t)

@@ -58,7 +58,7 @@ func TestLoopEndsWithLoan(t *testing.T) {
 // However often a tunnel has been lent while the loop was busy, it has one turn among
 // the others.
 func TestLoopQueuesOnce(t *testing.T) {
-	l := openLooped(t, newLoopRig(t), false, false)
+	l := openLoopTunnel(t, newLoopFixture(t), false, false)
 	l.inLoop(func(p *pair) {
 		for range 5 {
 			p.relay.enqueue()
