@@ -141,14 +141,16 @@ func (d *direction) goAway() error {
 	return d.writeClose()
 }
 
-// writeLast has a Close frame that was asked for go ahead of the end of src.
-func (d *direction) writeLast() error {
-	if !d.goingAway.Load() {
-		return nil
-	}
+// writeLast has a Close frame that was asked for go ahead of the end of src, which
+// nothing may follow.
+func (d *direction) writeLast() (err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.writeClose()
+	if d.goingAway.Load() {
+		err = d.writeClose()
+	}
+	d.closed = true
+	return err
 }
 
 // seal waits for a write that is under way, and lets no Close frame begin. It returns

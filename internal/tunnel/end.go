@@ -132,19 +132,22 @@ type legEnd struct {
 	into  *direction // leads to the leg
 	atEnd bool       // the peer has said that it sends no more
 	dead  bool       // the leg takes nothing any more
-	until time.Time  // by when it has to be over
+
+	// until says by when it has to be over. That comes earlier if the tunnel is cut
+	// off meanwhile.
+	until func() time.Time
 }
 
 // legEnds returns how the client's and the relay's legs end.
 func (t *Tunnel) legEnds() (client, relay legEnd) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	until := t.endsByLocked()
+	t.cutoff = t.endsByLocked() // it is the same from now on
 	toRelay, toClient := t.relayOutcome, t.clientOutcome
 	client = endOfLeg(toClient, toRelay)
 	relay = endOfLeg(toRelay, toClient)
 	client.into, relay.into = &t.toClient, &t.toRelay
-	client.until, relay.until = until, until
+	client.until, relay.until = t.endsBy, t.endsBy
 	t.aborted = client.how == endAbort || relay.how == endAbort
 	return client, relay
 }
@@ -166,7 +169,7 @@ func (t *Tunnel) endsByLocked() time.Time {
 // endOfLeg says how a leg ends, by the outcome of the direction that leads to it and
 // of the one that leaves it.
 func endOfLeg(into, from outcome) legEnd {
-	end := legEnd{how: endForced, atEnd: from.err == io.EOF, dead: into.verdict == destFailed}
+	end := legEnd{how: endForced, atEnd: from.err == io.EOF, dead: broken(from) || into.verdict == destFailed}
 	switch {
 	case abnormal(from, into):
 		end.how = endAbort
@@ -174,6 +177,13 @@ func endOfLeg(into, from outcome) legEnd {
 		end.how = endClean
 	}
 	return end
+}
+
+// broken reports whether the connection that from leaves has broken. The system says
+// so only once: settling would wait in vain for what is not acknowledged.
+func broken(from outcome) bool {
+	_, bySystem := errors.AsType[syscall.Errno](from.err)
+	return bySystem && from.verdict == sourceFailed
 }
 
 // abnormal reports whether the end of the other leg was not an orderly one, which
@@ -204,7 +214,7 @@ func (t *Tunnel) settleLegs() {
 }
 
 func (t *Tunnel) settleLeg(leg Leg, end legEnd) {
-	leg.limitWriting(end.until)
+	leg.limitWriting(end.until())
 	lost := end.into.seal()
 	t.noteCut(end.into, lost+leg.settle(end))
 }

@@ -105,7 +105,7 @@ func (l *connLeg) limitWriting(until time.Time) { l.SetWriteDeadline(until) }
 
 func (l *connLeg) settle(end legEnd) (cut int) {
 	if end.how == endClean && !end.dead {
-		l.sayGoodbye(end.until)
+		l.sayGoodbye(end.until())
 	}
 	_, isTLS := l.Conn.(*tls.Conn)
 	return newSettling(end, wireOf(l.Conn), isTLS).settleNow()

@@ -255,7 +255,7 @@ func TestConnLegEnd(t *testing.T) {
 					case <-time.After(time.Millisecond):
 					}
 				}
-				if cut := leg.settle(legEnd{how: c.how, until: soon()}); cut > 0 {
+				if cut := leg.settle(legEnd{how: c.how, until: soon}); cut > 0 {
 					t.Errorf("%d bytes were cut", cut)
 				}
 				if _, err := leg.Write([]byte("x")); err == nil {
@@ -275,7 +275,7 @@ func TestConnLegEndCloseNotify(t *testing.T) {
 		leg, raw := tcpPair(t)
 		server, _ := shakeHands(t, leg, raw)
 		go func() {
-			ConnLeg(server, nil, false).settle(legEnd{how: c.how, until: soon()})
+			ConnLeg(server, nil, false).settle(legEnd{how: c.how, until: soon})
 		}()
 		got, _ := io.ReadAll(raw)
 		if notified := len(got) > 0; notified != (c.how == endClean) {
@@ -306,7 +306,7 @@ func TestConnLegEndReleasesWriter(t *testing.T) {
 				until := time.Now().Add(50 * time.Millisecond)
 				leg.limitWriting(until)
 				<-failed
-				if cut := leg.settle(legEnd{how: c.how, until: until}); cut == 0 && unsentKnown {
+				if cut := leg.settle(legEnd{how: c.how, until: func() time.Time { return until }}); cut == 0 && unsentKnown {
 					t.Error("nothing was cut")
 				}
 			})

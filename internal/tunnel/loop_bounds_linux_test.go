@@ -311,6 +311,30 @@ func TestLoopEpollFails(t *testing.T) {
 	l.awaitEnd(t)
 }
 
+// A loop that cannot wait for events leaves alone what is still being handed over to
+// it: that ends when it has begun.
+func TestLoopFailsDuringHandover(t *testing.T) {
+	r := newLoopFixture(t)
+	l := newLoop()
+	l.epollWait = func(int, []unix.EpollEvent, int) (int, error) { return -1, unix.EBADF }
+	clientLeg, client := tcpPair(t)
+	relayLeg, relay := tcpPair(t)
+	tun := newTunnel(Info{}, ConnLeg(clientLeg, nil, false), ConnLeg(relayLeg, nil, false), 0)
+	tun.group = r.lease.enter()
+	p := tun.newPair(l)
+	for range 2 { // the second is called behind a failure
+		called := make(chan struct{})
+		l.post(func() { close(called) })
+		<-called
+	}
+	tun.engine = p
+	p.begin()
+	tun.Wait()
+	client.Close()
+	relay.Close()
+	l.awaitEnd(t)
+}
+
 // A descriptor that a process being started has, too, keeps its events when it is
 // closed. It must leave epoll before.
 func TestLoopSharedDescriptor(t *testing.T) {

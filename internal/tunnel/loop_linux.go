@@ -254,13 +254,14 @@ func (l *loop) runPosted() bool {
 }
 
 // abandon ends the tunnels of a loop that cannot wait for events any more. Tunnels
-// that are lent out end when they come back.
+// that are lent out end when they come back, and those that are still being handed
+// over when they have begun.
 func (l *loop) abandon(err error) {
 	l.mu.Lock()
 	socks := append([]*sock(nil), l.socks...)
 	l.mu.Unlock()
 	for _, s := range socks {
-		if s != nil && !s.pair.lent {
+		if s != nil && s.pair.begun && !s.pair.lent {
 			s.pair.abandon(err)
 		}
 	}
@@ -286,7 +287,8 @@ func (l *loop) forget(s *sock) {
 	l.mu.Unlock()
 }
 
-// queue is first in, first out.
+// queue is first in, first out, and has each sock once: one that was lent while it
+// waited may still be in it when it comes back.
 type queue struct {
 	socks []*sock
 	first int
@@ -296,6 +298,10 @@ func (q *queue) len() int    { return len(q.socks) - q.first }
 func (q *queue) empty() bool { return q.len() == 0 }
 
 func (q *queue) push(s *sock) {
+	if s.inQueue {
+		return
+	}
+	s.inQueue = true
 	if q.first > 64 && q.first > len(q.socks)/2 { // more than half has gone
 		n := copy(q.socks, q.socks[q.first:])
 		clear(q.socks[n:])
@@ -306,6 +312,7 @@ func (q *queue) push(s *sock) {
 
 func (q *queue) pop() *sock {
 	s := q.socks[q.first]
+	s.inQueue = false
 	q.socks[q.first] = nil
 	q.first++
 	if q.first == len(q.socks) {

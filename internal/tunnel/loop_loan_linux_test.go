@@ -54,3 +54,29 @@ func TestLoopEndsWithLoan(t *testing.T) {
 	other.relay.Close()
 	other.Wait()
 }
+
+// However often a tunnel has been lent while the loop was busy, it has one turn among
+// the others.
+func TestLoopQueuesOnce(t *testing.T) {
+	l := openLoopTunnel(t, newLoopFixture(t), false, false)
+	l.inLoop(func(p *pair) {
+		for range 5 {
+			p.relay.enqueue()
+			p.lent = true
+			p.relay.queued = true // as turns does for what has more to do
+			p.takeBack()
+		}
+		entries := 0
+		for _, s := range p.loop.queue.socks[p.loop.queue.first:] {
+			if s == p.relay {
+				entries++
+			}
+		}
+		if entries != 1 {
+			t.Errorf("it is in the queue %d times", entries)
+		}
+	})
+	reset(l.client)
+	l.relay.Close()
+	l.Wait()
+}

@@ -23,6 +23,7 @@ type pair struct {
 
 	over bool // for the owner alone: both legs are closed
 
+	begun  bool     // for the loop alone
 	lent   bool     // set by the loop; whoever owns the pair may read it
 	posted []func() // to be called by whom the pair is lent to; loop.mu protects it
 }
@@ -136,6 +137,7 @@ func (s *sock) takeOver() {
 
 func (p *pair) begin() {
 	p.post(func() {
+		p.begun = true
 		for _, s := range p.socks {
 			s.begin()
 		}

@@ -27,6 +27,7 @@ type sock struct {
 	record    *record   // lent to tls; nil while there is no input
 	partial   []byte    // of a TLS record that has not come whole
 	queued    bool      // waits for a turn
+	inQueue   bool      // for the loop alone: is in its queue, maybe no longer for a turn
 	input     bool      // there may be something to read
 	full      bool      // the last read has filled its buffer: there may be more
 	fullTurns int       // in a row that were used up

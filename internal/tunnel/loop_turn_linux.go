@@ -241,7 +241,7 @@ func (s *sock) dropInput() {
 func (s *sock) settle(end legEnd) {
 	lost := end.into.seal()
 	if end.how == endClean && !end.dead {
-		s.leg.sayGoodbye(end.until) // does not wait: what is not taken joins the backlog
+		s.leg.sayGoodbye(end.until()) // does not wait: what is not taken joins the backlog
 	}
 	s.settling = newSettling(end, s, s.tls != nil)
 	s.settling.cut = lost

@@ -89,7 +89,8 @@ func (s *settling) step(now time.Time) (again time.Duration, over bool) {
 		s.close(0)
 		return 0, true
 	}
-	if !now.Before(s.until) {
+	until := s.until()
+	if !now.Before(until) {
 		s.close(held + s.left())
 		return 0, true
 	}
@@ -98,7 +99,7 @@ func (s *settling) step(now time.Time) (again time.Duration, over bool) {
 		s.dead = s.CloseWrite() != nil
 		return 0, false
 	}
-	again = min(s.pause, s.until.Sub(now))
+	again = min(s.pause, until.Sub(now))
 	s.pause = min(2*s.pause, maxSettlePause)
 	return again, false
 }

@@ -161,6 +161,13 @@ func (t *Tunnel) noteEnd(by string, code int, reason string) {
 	}
 }
 
+// endByLocked has all be over by then, or earlier if it was to be. mu is held.
+func (t *Tunnel) endByLocked(then time.Time) {
+	if t.cutoff.IsZero() || then.Before(t.cutoff) {
+		t.cutoff = then
+	}
+}
+
 // lingerLocked bounds the rest of the tunnel's life. mu is held.
 func (t *Tunnel) lingerLocked() {
 	if t.endTimer == nil {
@@ -172,9 +179,7 @@ func (t *Tunnel) lingerLocked() {
 // a boundary, and linger for the peers to answer and for all that is left.
 func (t *Tunnel) goAway(reason string) {
 	t.mu.Lock()
-	if t.cutoff.IsZero() { // whoever comes second gives it no more time
-		t.cutoff = time.Now().Add(linger)
-	}
+	t.endByLocked(time.Now().Add(linger)) // whoever comes second gives it no more time
 	if t.over || t.closedBy != "" {
 		t.mu.Unlock()
 		return // it is ending by itself
@@ -198,7 +203,7 @@ const lastMoment = 200 * time.Millisecond
 // cutOff ends the tunnel, whatever it is doing.
 func (t *Tunnel) cutOff() {
 	t.mu.Lock()
-	t.cutoff = time.Now().Add(lastMoment)
+	t.endByLocked(time.Now().Add(lastMoment))
 	over := t.over
 	t.mu.Unlock()
 	if !over {
