@@ -3,6 +3,7 @@ package watchrtcproxy
 import (
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -77,6 +78,11 @@ var options = []struct {
 	{name: "mask_client_ip", parse: (*Handler).parseMaskClientIP},
 	{name: "header_up", parse: (*Handler).parseHeaderUp, often: true},
 	{name: "header_down", parse: (*Handler).parseHeaderDown, often: true},
+	{name: "origins", parse: (*Handler).parseOrigins},
+	{name: "api_keys", parse: (*Handler).parseAPIKeys},
+	{name: "refuse_with", parse: (*Handler).parseRefuseWith},
+	{name: "max_tunnels", parse: (*Handler).parseMaxTunnels},
+	{name: "max_tunnels_per_client", parse: (*Handler).parseMaxTunnelsPerClient},
 	{name: "max_body_size", parse: (*Handler).parseMaxBodySize},
 	{name: "handshake_timeout", parse: (*Handler).parseHandshakeTimeout},
 	{name: "idle_timeout", parse: (*Handler).parseIdleTimeout},
@@ -86,16 +92,21 @@ var options = []struct {
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens:
 //
 //	watchrtc_proxy [<matcher>] [<upstream>] {
-//		to                <upstream>
-//		transport         http { ... }
-//		trusted_proxies   [private_ranges] <ranges...>
+//		to                     <upstream>
+//		transport              http { ... }
+//		trusted_proxies        [private_ranges] <ranges...>
 //		mask_client_ip
-//		header_up         [+|-]<field> [<value|regexp> [<replacement>]]
-//		header_down       [+|-]<field> [<value|regexp> [<replacement>]]
-//		max_body_size     <size>
-//		handshake_timeout <duration>
-//		idle_timeout      <duration>
-//		drain_window      <duration>
+//		header_up              [+|-]<field> [<value|regexp> [<replacement>]]
+//		header_down            [+|-]<field> [<value|regexp> [<replacement>]]
+//		origins                <origins...>
+//		api_keys               <keys...>
+//		refuse_with            status|greeting
+//		max_tunnels            <count>
+//		max_tunnels_per_client <count>
+//		max_body_size          <size>
+//		handshake_timeout      <duration>
+//		idle_timeout           <duration>
+//		drain_window           <duration>
 //	}
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the directive
@@ -234,6 +245,63 @@ func checkRegexp(expr string) error {
 	}
 	_, err := regexp.Compile(expr)
 	return err
+}
+
+func (h *Handler) parseOrigins(d *caddyfile.Dispenser) error {
+	h.Origins = d.RemainingArgs()
+	if len(h.Origins) == 0 {
+		return missing(d, "origins", originForms)
+	}
+	if _, err := newOrigins(withoutPlaceholders(h.Origins)); err != nil {
+		return d.WrapErr(err)
+	}
+	return nil
+}
+
+func (h *Handler) parseAPIKeys(d *caddyfile.Dispenser) error {
+	h.APIKeys = d.RemainingArgs()
+	if len(h.APIKeys) == 0 {
+		return missing(d, "api_keys", keyForms)
+	}
+	if _, err := newAPIKeys(withoutPlaceholders(h.APIKeys)); err != nil {
+		return d.WrapErr(err)
+	}
+	return nil
+}
+
+func (h *Handler) parseRefuseWith(d *caddyfile.Dispenser) (err error) {
+	if h.RefuseWith, err = oneArg(d, "want "+strings.Join(refusalForms, " or ")); err != nil {
+		return err
+	}
+	if err := checkRefuseWith(h.RefuseWith); err != nil {
+		return d.WrapErr(err)
+	}
+	return nil
+}
+
+func (h *Handler) parseMaxTunnels(d *caddyfile.Dispenser) (err error) {
+	h.MaxTunnels, err = countArg(d)
+	return err
+}
+
+func (h *Handler) parseMaxTunnelsPerClient(d *caddyfile.Dispenser) (err error) {
+	h.MaxTunnelsPerClient, err = countArg(d)
+	return err
+}
+
+// countArg reads the only argument of an option as a number above 0.
+func countArg(d *caddyfile.Dispenser) (int, error) {
+	const form = "want a count above 0 such as 10000"
+	name := d.Val()
+	word, err := oneArg(d, form)
+	if err != nil {
+		return 0, err
+	}
+	count, err := strconv.Atoi(word)
+	if err != nil || count < 1 {
+		return 0, d.Errf("%s %q: %s", name, word, form)
+	}
+	return count, nil
 }
 
 func (h *Handler) parseMaxBodySize(d *caddyfile.Dispenser) error {

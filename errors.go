@@ -34,7 +34,8 @@ type refusal struct {
 	status     int
 	err        error
 	reason     string            // by which it is counted; empty for none
-	retryAfter time.Duration     // zero for no Retry-After
+	forGood    bool              // the client need not try again
+	retryAfter time.Duration     // at least; zero for no Retry-After
 	header     map[string]string // besides those that each refusal has
 }
 
@@ -66,25 +67,32 @@ func (h *Handler) draining() *refusal {
 }
 
 // refuse writes a refusal, or returns the error that has Caddy's error routes do so.
-// Page code can read it: a response without Access-Control-Allow-Origin is hidden
-// from other origins' pages.
+// Page code of an allowed origin can read it: a response without
+// Access-Control-Allow-Origin is hidden from other origins' pages.
 func (t *roundTrip) refuse(f *refusal) error {
 	if f.err == errLoop {
 		t.h.hint(hintLoop, 0)
 	}
-	if t.allowPreflight(f) {
+	origin := t.r.Header.Get("Origin")
+	if origin != "" && !t.originAllowed() {
+		origin = ""
+	}
+	if t.allowPreflight(origin) {
 		return nil
 	}
 	if f.reason != "" {
 		totals.Reject(f.reason)
 	}
+	if f.forGood && t.webSocket && t.h.admission.greet {
+		return t.greet(f)
+	}
 	header := t.w.Header()
-	if origin := t.r.Header.Get("Origin"); origin != "" {
+	if origin != "" {
 		header.Set("Access-Control-Allow-Origin", origin)
 		header.Add("Vary", "Origin")
 	}
 	if f.retryAfter > 0 {
-		header.Set("Retry-After", strconv.Itoa(int(f.retryAfter.Round(time.Second)/time.Second)))
+		header.Set("Retry-After", strconv.Itoa(int(spread(f.retryAfter).Round(time.Second)/time.Second)))
 	}
 	if t.r.ProtoMajor == 1 && (t.limit == nil && t.r.ContentLength != 0 || t.body.unread()) {
 		// Or net/http waits for the body before it writes the response.
@@ -104,10 +112,10 @@ func (t *roundTrip) refuse(f *refusal) error {
 // whether it did. A refused preflight keeps the browser from sending the request
 // itself, and so keeps its page from reading why that is refused. It gives no
 // permission that could be used: the request is refused in turn, or the relay responds
-// under its own CORS rules.
-func (t *roundTrip) allowPreflight(f *refusal) bool {
-	origin, method := t.r.Header.Get("Origin"), t.r.Header.Get("Access-Control-Request-Method")
-	if t.r.Method != http.MethodOptions || origin == "" || method == "" || f.status == http.StatusForbidden {
+// under its own CORS rules. origin is empty unless it is allowed.
+func (t *roundTrip) allowPreflight(origin string) bool {
+	method := t.r.Header.Get("Access-Control-Request-Method")
+	if t.r.Method != http.MethodOptions || origin == "" || method == "" {
 		return false
 	}
 	header := t.w.Header()

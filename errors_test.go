@@ -18,18 +18,25 @@ func TestAllowPreflight(t *testing.T) {
 		method string
 		header http.Header
 		status int
-		want   int // 0: the refusal stands
+		origin string // the one that is allowed; empty for any
+		want   int    // 0: the refusal stands
 	}{
-		{"relay down", http.MethodOptions, preflight, http.StatusBadGateway, http.StatusNoContent},
-		{"origin not allowed", http.MethodOptions, preflight, http.StatusForbidden, 0},
-		{"not OPTIONS", http.MethodPost, preflight, http.StatusBadGateway, 0},
-		{"OPTIONS of no browser", http.MethodOptions, http.Header{}, http.StatusBadGateway, 0},
+		{"relay down", http.MethodOptions, preflight, http.StatusBadGateway, "", http.StatusNoContent},
+		{"key not allowed", http.MethodOptions, preflight, http.StatusForbidden, "https://app.example", http.StatusNoContent},
+		{"origin not allowed", http.MethodOptions, preflight, http.StatusForbidden, "https://other.example", 0},
+		{"origin not allowed, relay down", http.MethodOptions, preflight, http.StatusBadGateway, "https://other.example", 0},
+		{"not OPTIONS", http.MethodPost, preflight, http.StatusBadGateway, "", 0},
+		{"OPTIONS of no browser", http.MethodOptions, http.Header{}, http.StatusBadGateway, "", 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			r := httptest.NewRequest(test.method, "/trace", nil)
 			r.Header = test.header
 			w := httptest.NewRecorder()
-			trip := &roundTrip{h: new(Handler), w: w, r: r}
+			h := new(Handler)
+			if test.origin != "" {
+				h.admission.origins = &origins{exact: map[string]bool{test.origin: true}}
+			}
+			trip := &roundTrip{h: h, w: w, r: r}
 			err := trip.refuse(&refusal{status: test.status, err: errors.New("refused")})
 			if stands := err != nil; stands != (test.want == 0) {
 				t.Fatalf("the refusal stands: %v", stands)

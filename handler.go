@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/forward"
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/handshake"
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/limits"
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/relay"
 )
 
@@ -29,6 +30,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if refused := t.admit(); refused != nil {
 		return t.refuse(refused)
 	}
+	defer t.freeSlot()
 	if err := t.body.receive(t); err != nil {
 		return t.fail(err)
 	}
@@ -52,6 +54,7 @@ type roundTrip struct {
 	path      string // escaped, below the mount
 	webSocket bool   // r asks for an upgrade
 
+	slot    *limits.Slot // of a WebSocket, until there is a tunnel
 	limit   *relay.Limit
 	body    clientBody
 	interim interim
@@ -60,8 +63,28 @@ type roundTrip struct {
 	conn    net.Conn // of a WebSocket, after the relay's 101
 }
 
-// admit returns why r is refused before a relay is asked, or nil.
+// admit returns why r is refused before a relay is asked, or nil. A WebSocket that is
+// not refused has a slot.
 func (t *roundTrip) admit() *refusal {
+	if refused := t.check(); refused != nil {
+		return refused
+	}
+	if refused := t.identify(); refused != nil {
+		return refused
+	}
+	switch {
+	case t.webSocket && t.h.lease.Draining():
+		return t.h.draining()
+	case t.webSocket:
+		return t.takeSlot()
+	case t.r.ContentLength > t.h.MaxBodySize:
+		return bodyTooLarge(errBodyTooLarge)
+	}
+	return nil
+}
+
+// check returns what is wrong with r, or nil.
+func (t *roundTrip) check() *refusal {
 	switch {
 	case forward.Looped(t.r):
 		return &refusal{status: http.StatusLoopDetected, err: errLoop, reason: reasonLoop}
@@ -73,11 +96,6 @@ func (t *roundTrip) admit() *refusal {
 		if err := handshake.Check(t.r); err != nil {
 			return invalidHandshake(err, handshake.Extended(t.r))
 		}
-		if t.h.lease.Draining() {
-			return t.h.draining()
-		}
-	case t.r.ContentLength > t.h.MaxBodySize:
-		return bodyTooLarge(errBodyTooLarge)
 	}
 	return nil
 }

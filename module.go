@@ -95,6 +95,37 @@ type Handler struct {
 	// fields of the relay's response.
 	Headers *headers.Handler `json:"headers,omitempty"`
 
+	// The origins of pages whose requests are taken: exact ones such as
+	// `https://app.example`, those of any subdomain as `https://*.example.com`,
+	// `null`, and `none` for requests without an Origin, which are made by what is
+	// no browser. All others get 403. Global placeholders are replaced. Default: any.
+	Origins []string `json:"origins,omitempty"`
+
+	// The keys with which WebSockets may be opened, and the configuration of the
+	// SDK's network test be fetched, as the SDK sends them: without `staging:` and
+	// the like. `tokens` takes requests with a token instead of a key. All others,
+	// and those whose query can be read in more than one way, get 403. Global
+	// placeholders are replaced. Default: any.
+	APIKeys []string `json:"api_keys,omitempty"`
+
+	// How WebSockets are refused for good, by `origins` and `api_keys`: `status` is
+	// 403, after which the SDK tries again for ever; `greeting` is a WebSocket with
+	// an error for its first message, after which it stops. Default: `status`.
+	RefuseWith string `json:"refuse_with,omitempty"`
+
+	// How many WebSockets the process may hold, of all handlers, with those whose
+	// handshake is under way, before this handler takes no more: they get 503 and a
+	// Retry-After. Default: half of the limit of open files less 1,000, which is
+	// also what 0 means.
+	MaxTunnels int `json:"max_tunnels,omitempty"`
+
+	// The same for one client, which is an IPv4 address or an IPv6 network of 64
+	// bits: 429 and a Retry-After. A peer without an address has no such limit. The
+	// client's address is what trusted peers say; where the server's
+	// `trusted_proxies` say who those are, it must have `trusted_proxies_strict`.
+	// Default: 0, which is no limit.
+	MaxTunnelsPerClient int `json:"max_tunnels_per_client,omitempty"`
+
 	// The largest request body that is forwarded, in bytes. A larger one gets
 	// 413. It does not bound WebSocket messages. Less than 65536 (64 KiB) is taken
 	// with a warning: the SDK's requests may be larger. Default: 16777216 (16 MiB),
@@ -121,8 +152,9 @@ type Handler struct {
 	// Default: 20s.
 	DrainWindow *caddy.Duration `json:"drain_window,omitempty"`
 
-	upstream *upstream
-	rules    *forward.Rules
+	upstream  *upstream
+	rules     *forward.Rules
+	admission admission
 
 	relays      []*relay.Relay // one, for now
 	errorRoutes errorRoutes
@@ -158,6 +190,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.checkPlace(ctx, server); err != nil {
 		return err
 	}
+	if err := h.provisionAdmission(); err != nil {
+		return err
+	}
 	if err := h.provisionTransport(ctx); err != nil {
 		return err
 	}
@@ -183,7 +218,8 @@ func (h *Handler) logLoaded(log *zap.Logger, defaultUpstream bool) {
 	log.Info("relaying",
 		zap.String("mount", cmp.Or(h.PathPrefix, "/")),
 		zap.String("upstream", h.upstream.name),
-		zap.Bool("default_upstream", defaultUpstream))
+		zap.Bool("default_upstream", defaultUpstream),
+		zap.Int("max_tunnels", h.MaxTunnels))
 
 	const unit = "in JSON a duration without a unit is in nanoseconds"
 	for _, option := range []struct {
@@ -204,6 +240,7 @@ func (h *Handler) logLoaded(log *zap.Logger, defaultUpstream bool) {
 		log.Warn("max_body_size is below 64KiB, which refuses requests that the SDK may make; in JSON it is in bytes",
 			zap.Int64("max_body_size", h.MaxBodySize))
 	}
+	h.logAdmission(log)
 }
 
 func (h *Handler) setDefaults() {
@@ -267,6 +304,8 @@ func (h *Handler) Validate() error {
 	}{
 		{h.PathPrefix != "" && !validMount(h.PathPrefix),
 			fmt.Sprintf("path_prefix %q: want a path such as /websocket, without a trailing slash", h.PathPrefix)},
+		{h.MaxTunnels < 0, fmt.Sprintf("max_tunnels %d: want a count above 0", h.MaxTunnels)},
+		{h.MaxTunnelsPerClient < 0, fmt.Sprintf("max_tunnels_per_client %d: want a count above 0", h.MaxTunnelsPerClient)},
 		{h.MaxBodySize < 0, fmt.Sprintf("max_body_size %d: want a number of bytes above 0", h.MaxBodySize)},
 		{h.HandshakeTimeout < 0, fmt.Sprintf("handshake_timeout %s: want a duration above 0", time.Duration(h.HandshakeTimeout))},
 		{*h.IdleTimeout < 0, fmt.Sprintf("idle_timeout %s: want a duration, or 0 for no limit", time.Duration(*h.IdleTimeout))},

@@ -94,10 +94,12 @@ func (t *roundTrip) openConn(relay tunnel.Leg) error {
 	return nil
 }
 
-// open starts the tunnel.
+// open starts the tunnel, which has the slot from now on.
 func (t *roundTrip) open(client, relay tunnel.Leg) *tunnel.Tunnel {
 	took := t.opened()
-	tunnel := t.h.lease.Open(t.info(), client, relay, time.Duration(*t.h.IdleTimeout))
+	info := t.info()
+	info.Slot = t.handOverSlot()
+	tunnel := t.h.lease.Open(info, client, relay, time.Duration(*t.h.IdleTimeout))
 	t.setPlaceholder(placeholderTunnel, tunnel.ID())
 	logOpened(tunnel, took)
 	return tunnel

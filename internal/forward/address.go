@@ -33,24 +33,42 @@ func (rules *Rules) setForwarded(header http.Header, r *http.Request) {
 		header["X-Forwarded-For"] = []string{strings.Join(chain, ", ")}
 	}
 
-	proto := "http"
+	proto, host := site(r, trusted)
+	header["X-Forwarded-Proto"] = []string{proto}
+	header["X-Forwarded-Host"] = []string{host}
+	// Forwarded may hold addresses in forms that cannot be masked with certainty.
+	if said := r.Header["Forwarded"]; trusted && len(said) > 0 && !rules.mask {
+		header["Forwarded"] = slices.Clone(said)
+	}
+}
+
+// site returns the scheme and host that the client has asked, as a trusted peer names
+// them.
+func site(r *http.Request, trusted bool) (proto, host string) {
+	proto, host = "http", r.Host
 	if r.TLS != nil {
 		proto = "https"
 	}
-	header["X-Forwarded-Proto"] = []string{proto}
-	header["X-Forwarded-Host"] = []string{r.Host}
-	if !trusted {
-		return
+	if trusted {
+		proto = lastOr(r.Header["X-Forwarded-Proto"], proto)
+		host = lastOr(r.Header["X-Forwarded-Host"], host)
 	}
-	for _, field := range []string{"X-Forwarded-Proto", "X-Forwarded-Host"} {
-		if said := r.Header[field]; len(said) > 0 && said[len(said)-1] != "" {
-			header[field] = []string{said[len(said)-1]}
-		}
+	return proto, host
+}
+
+// lastOr returns the last of lines, or instead where that says nothing.
+func lastOr(lines []string, instead string) string {
+	if len(lines) == 0 || lines[len(lines)-1] == "" {
+		return instead
 	}
-	// Forwarded may hold addresses in forms that cannot be masked with certainty.
-	if said := r.Header["Forwarded"]; len(said) > 0 && !rules.mask {
-		header["Forwarded"] = slices.Clone(said)
-	}
+	return lines[len(lines)-1]
+}
+
+// Origin returns the origin of the site that r asks (RFC 6454, section 6.1), with the
+// scheme and host that the client knows.
+func (rules *Rules) Origin(r *http.Request) string {
+	proto, host := site(r, rules.trust.trusts(peerAddr(r), r))
+	return proto + "://" + host
 }
 
 // chain returns the addresses that a trusted peer names, the client's first. Where
@@ -83,9 +101,9 @@ func (rules *Rules) namedClient(r *http.Request) netip.Addr {
 	return netip.Addr{}
 }
 
-// client returns the address that r came from first, as far as peers are trusted.
-// It is invalid where none is known.
-func (rules *Rules) client(r *http.Request) netip.Addr {
+// Client returns the address that r came from first, as far as peers are trusted, and
+// unmasked. It is invalid where none is known.
+func (rules *Rules) Client(r *http.Request) netip.Addr {
 	if rules.trust.byServer() {
 		return serversClient(r)
 	}
@@ -105,7 +123,7 @@ func serversClient(r *http.Request) netip.Addr {
 // ClientIP returns the client's address for logs, masked if addresses are. It is
 // empty where none is known.
 func (rules *Rules) ClientIP(r *http.Request) string {
-	client := rules.client(r)
+	client := rules.Client(r)
 	if !client.IsValid() {
 		return ""
 	}
@@ -119,7 +137,7 @@ func (rules *Rules) ClientIP(r *http.Request) string {
 // if addresses are. The port is 0 unless it is the client's own. Where no address
 // is known it is 0.0.0.0, because Caddy's transport can send no header without one.
 func (rules *Rules) ClientAddrPort(r *http.Request) netip.AddrPort {
-	client := rules.client(r)
+	client := rules.Client(r)
 	if !client.IsValid() {
 		return netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
 	}

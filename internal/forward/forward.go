@@ -23,6 +23,8 @@ type Rules struct {
 	// looks for the client's address.
 	clientIPHeaders []string
 	mask            bool
+	// leftmost: the server decides, and takes the left-most address for the client's.
+	leftmost bool
 }
 
 // New returns the rules of a handler that trusts the peers in trustedProxies, or
@@ -35,6 +37,7 @@ func New(trustedProxies []string, mask bool, server *caddyhttp.Server) (*Rules, 
 		return nil, err
 	}
 	rules := &Rules{trust: trust, mask: mask}
+	rules.leftmost = trust.byServer() && server.TrustedProxiesStrict == 0
 	if server != nil {
 		for _, field := range server.ClientIPHeaders {
 			if field = http.CanonicalHeaderKey(field); field != "X-Forwarded-For" {
@@ -44,6 +47,12 @@ func New(trustedProxies []string, mask bool, server *caddyhttp.Server) (*Rules, 
 	}
 	return rules, nil
 }
+
+// ClientForgeable reports whether a client can make up the address that Client
+// returns: where the server's trusted_proxies decide without trusted_proxies_strict,
+// Caddy takes the left-most address of X-Forwarded-For, which the client may have put
+// there.
+func (rules *Rules) ClientForgeable() bool { return rules.leftmost }
 
 // RequestHeader returns the header for the relay: what of r's may cross, and what
 // the proxy says on r's behalf. It shares no map with r.

@@ -130,6 +130,24 @@ func CheckResponse(request http.Header, response *http.Response) error {
 	return nil
 }
 
+// Respond makes header that of the response which accepts r, a handshake that Check has
+// found valid (RFC 6455, section 4.2.2). Of the subprotocols that r offers it takes the
+// first, for a browser accepts nothing else than one of them; of extensions none.
+func Respond(header http.Header, r *http.Request) {
+	for _, line := range r.Header["Sec-Websocket-Protocol"] {
+		if first, _, _ := strings.Cut(line, ","); httpguts.ValidHeaderFieldName(strings.TrimSpace(first)) {
+			header["Sec-Websocket-Protocol"] = []string{strings.TrimSpace(first)}
+			break
+		}
+	}
+	if !Extended(r) {
+		header["Connection"] = []string{"Upgrade"}
+		header["Upgrade"] = []string{"websocket"}
+		header["Sec-Websocket-Accept"] = []string{Accept(r.Header.Get("Sec-Websocket-Key"))}
+		Spell(header)
+	}
+}
+
 // Accept returns the Sec-WebSocket-Accept for key (RFC 6455, section 4.2.2).
 func Accept(key string) string {
 	sum := sha1.Sum([]byte(key + guid))

@@ -299,6 +299,9 @@ func (g *Group) remove(t *Tunnel, sum Summary) {
 	delete(s.tunnels, t)
 	s.ended.add(t.traffic())
 	s.mu.Unlock()
+	if t.Slot != nil {
+		t.Slot.Free()
+	}
 	g.registry.onClose(sum)
 	if g.leave() && g.draining.Load() {
 		g.registry.forget(g) // unless its upstream is leased

@@ -34,6 +34,9 @@ type Info struct {
 	SessionID string
 	// HTTP is the major version of HTTP that the client speaks.
 	HTTP uint8
+	// Slot is freed once, when the tunnel is over and its connections are closed, whatever
+	// has become of the configuration that opened it. Free must not block. nil for none.
+	Slot interface{ Free() }
 }
 
 // Summary is what remains of a tunnel when it is over.
