@@ -67,13 +67,19 @@ func (t *roundTrip) greetConn(frames []byte) error {
 	return nil
 }
 
-// greetStream ends the stream with its handler, in order.
+// greetStream ends the stream with its handler: in order once the client has said
+// something, which is its Close frame, and else after lastWords.
 func (t *roundTrip) greetStream(frames []byte) error {
 	inner := tunnel.Innermost(t.w)
 	t.w.WriteHeader(http.StatusOK)
 	inner.WriteHeader(http.StatusOK) // a wrapper may keep it back, to see the body first
-	if _, err := inner.Write(frames); err == nil {
-		http.NewResponseController(inner).Flush()
+	controller := http.NewResponseController(inner)
+	deadline := time.Now().Add(lastWords)
+	controller.SetReadDeadline(deadline)
+	controller.SetWriteDeadline(deadline)
+	if _, err := inner.Write(frames); err != nil || controller.Flush() != nil {
+		return nil // the client has gone
 	}
+	innermostBody(t.r).Read(make([]byte, 1))
 	return nil
 }

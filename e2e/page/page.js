@@ -1,11 +1,16 @@
-// What the tests see of the SDK: its states, and how its WebSockets closed. This
-// script comes before the SDK.
+// What the tests see of the SDK: its states and errors, when it asked for WebSockets,
+// when it had them, and how they closed. This script comes before the SDK.
 const states = [];
+const attempts = [];
+const opened = [];
 const closes = [];
+const socketErrors = [];
 
 window.WebSocket = class extends WebSocket {
   constructor(...args) {
     super(...args);
+    attempts.push(Math.round(performance.now()));
+    this.addEventListener("open", () => opened.push(Math.round(performance.now())));
     this.addEventListener("close", (e) => closes.push({ code: e.code, reason: e.reason, wasClean: e.wasClean }));
   }
 };
@@ -17,6 +22,8 @@ async function start(proxyUrl, room) {
     states.push(state);
     document.getElementById("states").textContent = JSON.stringify(states);
   });
+  // Release 1.38.3 has no such errors.
+  watchRTC.subscribe?.("onSocketError", (error) => socketErrors.push({ code: error.code, text: String(error.message ?? error.error) }));
   await call();
 }
 
