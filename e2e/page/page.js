@@ -23,7 +23,7 @@ async function start(proxyUrl, room) {
     document.getElementById("states").textContent = JSON.stringify(states);
   });
   // Release 1.38.3 has no such errors.
-  watchRTC.subscribe?.("onSocketError", (error) => socketErrors.push({ code: error.code, text: String(error.message ?? error.error) }));
+  watchRTC.subscribe?.("onSocketError", (error) => socketErrors.push({ code: error.errorCode, text: error.message }));
   await call();
 }
 
