@@ -14,15 +14,6 @@ import (
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/limits"
 )
 
-// Why requests are refused before a relay is asked, by the words that they are counted
-// by.
-const (
-	reasonOrigin    = "origin"
-	reasonKey       = "api_key"
-	reasonPerClient = "max_tunnels_per_client"
-	reasonTotal     = "max_tunnels"
-)
-
 // Values of refuse_with.
 const (
 	refuseWithStatus   = "status"

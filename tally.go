@@ -14,10 +14,14 @@ import (
 
 // The words by which the process counts, besides those of packages relay and tunnel.
 const (
+	reasonKey       = "api_key"
 	reasonBody      = "body"
 	reasonDraining  = "draining"
 	reasonHandshake = "handshake"
 	reasonLoop      = "loop"
+	reasonTotal     = "max_tunnels"
+	reasonPerClient = "max_tunnels_per_client"
+	reasonOrigin    = "origin"
 
 	endpointTrace  = "trace"
 	endpointError  = "error"
@@ -30,7 +34,9 @@ var totals = stats.New(stats.Labels{
 	Stages:    relay.Stages(),
 	Closers:   []string{tunnel.ByClient, tunnel.ByRelay, tunnel.ByProxy},
 	Endpoints: []string{endpointTrace, endpointError, endpointConfig, endpointOther},
-	Reasons:   []string{reasonBody, reasonDraining, reasonHandshake, reasonLoop},
+	Reasons: []string{
+		reasonKey, reasonBody, reasonDraining, reasonHandshake, reasonLoop, reasonTotal, reasonPerClient, reasonOrigin,
+	},
 })
 
 // tally is what a request has been counted as so far. All that is counted of requests

@@ -56,18 +56,6 @@ func leave(t *testing.T, client *tunnel) {
 	io.Copy(io.Discard, client.r)
 }
 
-// awaitLines waits until there are n log lines that hold a word.
-func (l *logs) awaitLines(t *testing.T, n int, word string) {
-	t.Helper()
-	for {
-		lines, changed := l.matching(word)
-		if len(lines) >= n {
-			return
-		}
-		await(t, changed, fmt.Sprintf("log line %d with %q", n, word))
-	}
-}
-
 func retryAfter(t *testing.T, response *http.Response) int {
 	t.Helper()
 	seconds, err := strconv.Atoi(response.Header.Get("Retry-After"))
@@ -90,7 +78,8 @@ func TestAdmission(t *testing.T) {
 		directive("/first", https(relay), "max_tunnels 1", "max_tunnels_per_client 1", "api_keys good", "origins https://app.example"),
 		directive("/any", https(relay)),
 	}, "\n")
-	p := start(t, withQUIC(site{body: body}))
+	p := start(t, withQUIC(site{body: body + scraped}))
+	before := p.figures(t, "")
 	held := p.open(t, http1, "/any", "", "X-Forwarded-For: 192.0.2.1")
 	wantStatus(t, held.Response, http.StatusSwitchingProtocols)
 	asked := accepted.Load()
@@ -100,23 +89,24 @@ func TestAdmission(t *testing.T) {
 		fields       []string
 		status       int
 		readable     bool // by page code
+		reason       string
 	}{
-		{"origin", "/origins", []string{evil}, 403, false},
-		{"origin null", "/origins", []string{"Origin: null"}, 403, false},
-		{"origin of a subdomain", "/origins", []string{"Origin: https://x.app.example"}, 403, false},
-		{"key", "/keys?apiKey=bad", []string{app}, 403, true},
-		{"key missing", "/keys", []string{app}, 403, true},
-		{"two keys", "/keys?apiKey=good&apiKey=bad", []string{app}, 403, true},
-		{"key and token", "/keys?apiKey=good&token=t", []string{app}, 403, true},
-		{"semicolon", "/keys?x=1;apiKey=bad&apiKey=good", []string{app}, 403, true},
-		{"bad escape", "/keys?apiKey=good&x=%zz", []string{app}, 403, true},
-		{"origin comes before key", "/both?apiKey=bad", []string{evil}, 403, false},
-		{"key of an origin", "/both?apiKey=bad", []string{app}, 403, true},
-		{"per client", "/one", []string{app, "X-Forwarded-For: 192.0.2.1"}, 429, true},
-		{"per client, behind others", "/one", []string{app, "X-Forwarded-For: 203.0.113.7, 192.0.2.1, 10.0.0.1"}, 429, true},
-		{"total", "/full", []string{app}, 503, true},
-		{"client comes before total", "/first?apiKey=good", []string{app, "X-Forwarded-For: 192.0.2.1"}, 429, true},
-		{"key comes before client", "/first?apiKey=bad", []string{app, "X-Forwarded-For: 192.0.2.1"}, 403, true},
+		{"origin", "/origins", []string{evil}, 403, false, "origin"},
+		{"origin null", "/origins", []string{"Origin: null"}, 403, false, "origin"},
+		{"origin of a subdomain", "/origins", []string{"Origin: https://x.app.example"}, 403, false, "origin"},
+		{"key", "/keys?apiKey=bad", []string{app}, 403, true, "api_key"},
+		{"key missing", "/keys", []string{app}, 403, true, "api_key"},
+		{"two keys", "/keys?apiKey=good&apiKey=bad", []string{app}, 403, true, "api_key"},
+		{"key and token", "/keys?apiKey=good&token=t", []string{app}, 403, true, "api_key"},
+		{"semicolon", "/keys?x=1;apiKey=bad&apiKey=good", []string{app}, 403, true, "api_key"},
+		{"bad escape", "/keys?apiKey=good&x=%zz", []string{app}, 403, true, "api_key"},
+		{"origin comes before key", "/both?apiKey=bad", []string{evil}, 403, false, "origin"},
+		{"key of an origin", "/both?apiKey=bad", []string{app}, 403, true, "api_key"},
+		{"per client", "/one", []string{app, "X-Forwarded-For: 192.0.2.1"}, 429, true, "max_tunnels_per_client"},
+		{"per client, behind others", "/one", []string{app, "X-Forwarded-For: 203.0.113.7, 192.0.2.1, 10.0.0.1"}, 429, true, "max_tunnels_per_client"},
+		{"total", "/full", []string{app}, 503, true, "max_tunnels"},
+		{"client comes before total", "/first?apiKey=good", []string{app, "X-Forwarded-For: 192.0.2.1"}, 429, true, "max_tunnels_per_client"},
+		{"key comes before client", "/first?apiKey=bad", []string{app, "X-Forwarded-For: 192.0.2.1"}, 403, true, "api_key"},
 	}
 	taken := []struct {
 		target string
@@ -126,6 +116,7 @@ func TestAdmission(t *testing.T) {
 		{"/keys?apiKey=good", []string{evil}}, {"/keys?token=t", nil}, {"/both?apiKey=good", []string{app}},
 		{"/one", []string{"X-Forwarded-For: 192.0.2.2"}}, {"/one", []string{"X-Forwarded-For: 192.0.2.1, 198.51.100.1"}},
 	}
+	want := make(figures)
 	for _, protocol := range []string{http1, http2x, overQUIC} {
 		t.Run(protocol, func(t *testing.T) {
 			for _, refusal := range refusals {
@@ -144,6 +135,7 @@ func TestAdmission(t *testing.T) {
 						t.Errorf("Retry-After %d, want 10 to 20", s)
 					}
 					client.reset()
+					want[fmt.Sprintf("rejected_total{reason=%q}", refusal.reason)]++
 				})
 			}
 			if n := accepted.Load(); n != asked {
@@ -161,6 +153,12 @@ func TestAdmission(t *testing.T) {
 		})
 	}
 	leave(t, held)
+	after := p.figures(t, "")
+	for series, n := range want {
+		if counted := after[series] - before[series]; counted != n {
+			t.Errorf("%s has grown by %v, want %v", series, counted, n)
+		}
+	}
 }
 
 // TestAdmissionOfRequests: what is no WebSocket needs the origin, and a key only where

@@ -218,7 +218,7 @@ func TestMetricsFromTheStart(t *testing.T) {
 	}
 	maps.Copy(counters, gauges)
 	first.want(t, first.ofProcess(), counters)
-	for _, reason := range []string{"body", "draining", "handshake", "loop"} {
+	for _, reason := range []string{"api_key", "body", "draining", "handshake", "loop", "max_tunnels", "max_tunnels_per_client", "origin"} {
 		if _, ok := first[fmt.Sprintf("rejected_total{reason=%q}", reason)]; !ok {
 			t.Errorf("nothing is rejected for %s", reason)
 		}
