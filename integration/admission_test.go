@@ -78,7 +78,7 @@ func TestAdmission(t *testing.T) {
 		directive("/first", https(relay), "max_tunnels 1", "max_tunnels_per_client 1", "api_keys good", "origins https://app.example"),
 		directive("/any", https(relay)),
 	}, "\n")
-	p := start(t, withQUIC(site{body: body + scraped}))
+	p := start(t, site{body: body + scraped}.over(http3x))
 	before := p.figures(t, "")
 	held := p.open(t, http1, "/any", "", "X-Forwarded-For: 192.0.2.1")
 	wantStatus(t, held.Response, http.StatusSwitchingProtocols)
@@ -117,11 +117,11 @@ func TestAdmission(t *testing.T) {
 		{"/one", []string{"X-Forwarded-For: 192.0.2.2"}}, {"/one", []string{"X-Forwarded-For: 192.0.2.1, 198.51.100.1"}},
 	}
 	want := make(figures)
-	for _, protocol := range []string{http1, http2x, overQUIC} {
+	for _, protocol := range []string{http1, http2x, http3x} {
 		t.Run(protocol, func(t *testing.T) {
 			for _, refusal := range refusals {
 				t.Run(refusal.name, func(t *testing.T) {
-					client := p.openBy(t, protocol, refusal.target, refusal.fields...)
+					client := p.open(t, protocol, refusal.target, "", refusal.fields...)
 					wantStatus(t, client.Response, refusal.status)
 					origin, vary := "", ""
 					if refusal.readable {
@@ -142,8 +142,8 @@ func TestAdmission(t *testing.T) {
 				t.Fatalf("the relay was asked %d times by clients that are refused", n-asked)
 			}
 			for _, request := range taken {
-				client := p.openBy(t, protocol, request.target, request.fields...)
-				if client.StatusCode != statusOf(protocol) {
+				client := p.open(t, protocol, request.target, "", request.fields...)
+				if client.StatusCode != opened(protocol) {
 					t.Errorf("%v: status %d", request, client.StatusCode)
 					continue
 				}
@@ -251,14 +251,14 @@ func TestHandleAdmissionErrors(t *testing.T) {
 func TestGreeting(t *testing.T) {
 	relay, accepted := acceptAll(t)
 	s := mount(https(relay), "origins https://app.example", "api_keys good", "refuse_with greeting", "max_tunnels 1")
-	p := start(t, withQUIC(s))
+	p := start(t, s.over(http3x))
 	const app = "Origin: https://app.example"
-	for _, protocol := range []string{http1, http2x, overQUIC} {
+	for _, protocol := range []string{http1, http2x, http3x} {
 		t.Run(protocol, func(t *testing.T) {
 			for query, origin := range map[string]string{"?apiKey=bad": app, "?apiKey=good": "Origin: https://evil.example"} {
-				c := p.openBy(t, protocol, "/websocket"+query, origin, "Sec-WebSocket-Protocol: 2.0, 1.0",
+				c := p.open(t, protocol, "/websocket"+query, "", origin, "Sec-WebSocket-Protocol: 2.0, 1.0",
 					"Sec-WebSocket-Extensions: permessage-deflate")
-				wantStatus(t, c.Response, statusOf(protocol))
+				wantStatus(t, c.Response, opened(protocol))
 				wantField(t, c.Header, "Sec-Websocket-Protocol", "2.0")
 				wantField(t, c.Header, "Sec-Websocket-Extensions", "")
 				wantField(t, c.Header, "Access-Control-Allow-Origin", "")
@@ -275,13 +275,13 @@ func TestGreeting(t *testing.T) {
 				c.closeWrite()
 			}
 			// What is not for good has its status.
-			c := p.openBy(t, protocol, "/websocket?apiKey=good", app)
-			wantStatus(t, c.Response, statusOf(protocol))
-			full := p.openBy(t, protocol, "/websocket?apiKey=good", app)
+			c := p.open(t, protocol, "/websocket?apiKey=good", "", app)
+			wantStatus(t, c.Response, opened(protocol))
+			full := p.open(t, protocol, "/websocket?apiKey=good", "", app)
 			wantStatus(t, full.Response, http.StatusServiceUnavailable)
 			full.reset()
 			leave(t, c)
-			lines := map[string]int{http1: 1, http2x: 2, overQUIC: 3}
+			lines := map[string]int{http1: 1, http2x: 2, http3x: 3}
 			p.logs.awaitLines(t, lines[protocol], "tunnel closed")
 		})
 	}
@@ -381,7 +381,7 @@ func TestSlotsOfHandshakes(t *testing.T) {
 		await(t, arrived, "handshake")
 		wantStatus(t, p.open(t, http1, "/websocket?way=accept", "").Response, http.StatusServiceUnavailable)
 		await(t, blocked, "response").reset()
-		open := p.openSoon(t, protocol, "/websocket?way=accept", statusOf(protocol))
+		open := p.openSoon(t, protocol, "/websocket?way=accept", opened(protocol))
 		wantStatus(t, p.open(t, http1, "/websocket?way=accept", "").Response, http.StatusServiceUnavailable)
 		open.reset()
 	}
