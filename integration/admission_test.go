@@ -290,13 +290,28 @@ func TestGreeting(t *testing.T) {
 	}
 }
 
-// move is reload on another port. On the same one, what connects while the old listener
-// closes may be reset.
+// loadElsewhere has Caddy run a site on another port. On the same one, what connects
+// while the old listener closes may be reset.
+func (p *proxy) loadElsewhere(t *testing.T, s site) (err error) {
+	t.Helper()
+	for range 10 {
+		port := freePort(t)
+		if err = load(s, port); err == nil {
+			p.port, p.addr = port, fmt.Sprintf("127.0.0.1:%d", port)
+		}
+		if err == nil || !strings.Contains(err.Error(), "address already in use") {
+			return err
+		}
+	}
+	return err
+}
+
+// move is reload on another port.
 func (p *proxy) move(t *testing.T, s site) {
 	t.Helper()
-	p.port = freePort(t)
-	p.addr = fmt.Sprintf("127.0.0.1:%d", p.port)
-	p.reload(t, s)
+	if err := p.loadElsewhere(t, s); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // TestLimitsAreOfTheProcess: they count what other handlers and configurations hold.
@@ -489,15 +504,13 @@ func TestForgeableClient(t *testing.T) {
 	} {
 		s := mount(https(relay), "max_tunnels_per_client 1", test.option)
 		s.server = test.server
-		port := freePort(t)
-		err := load(s, port)
+		err := p.loadElsewhere(t, s)
 		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%q, %q: %v, want %q", test.server, test.option, err, test.want)
 		}
 		if err != nil {
 			continue
 		}
-		p.addr = fmt.Sprintf("127.0.0.1:%d", port)
 		held := p.open(t, http1, target, "", "X-Forwarded-For: 198.51.100.1, 192.0.2.1")
 		wantStatus(t, held.Response, http.StatusSwitchingProtocols)
 		forged := p.open(t, http1, target, "", "X-Forwarded-For: 198.51.100.2, 192.0.2.1")
