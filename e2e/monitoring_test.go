@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -39,9 +40,12 @@ func TestMonitoring(t *testing.T) {
 	l := &load{m: m, client: newClient(t, m.ca, stranger)}
 	for i := range 3 {
 		l.open(t, 4)
-		l.talk(t)
+		talked := make(chan error, 1)
+		go func() { talked <- l.talk(soon(t)) }()
 		m.reload(t, fmt.Sprintf("header_up X-Reload %d", i))
-		l.talk(t)
+		if err := <-talked; err != nil {
+			t.Fatal(err)
+		}
 		l.post(t, 2, http.StatusOK)
 		l.refused(t, 1)
 	}
@@ -218,39 +222,50 @@ func (l *load) open(t *testing.T, n int) {
 		ws.SetReadLimit(1 << 20)
 		l.opened++
 		l.tunnels = append(l.tunnels, ws)
-		l.read(t, ws)
+		if err := l.read(soon(t), ws); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
-func (l *load) read(t *testing.T, ws *websocket.Conn) {
-	t.Helper()
-	_, message, err := ws.Read(soon(t))
-	if err != nil {
-		t.Fatal(err)
-	}
+func (l *load) read(ctx context.Context, ws *websocket.Conn) error {
+	_, message, err := ws.Read(ctx)
 	l.got(len(message))
+	return err
 }
 
-// talk has each client send and get messages with each form of a frame's length.
-func (l *load) talk(t *testing.T) {
-	t.Helper()
-	for _, size := range []int{0, 125, 126, 4096, 65536} {
-		message := []byte(strings.Repeat("x", size))
-		for _, ws := range l.tunnels {
-			if err := ws.Write(soon(t), websocket.MessageText, message); err != nil {
-				t.Fatal(err)
+// talk has each client send and get messages with each form of a frame's length, ten
+// times.
+func (l *load) talk(ctx context.Context) error {
+	for range 10 {
+		for _, size := range []int{0, 125, 126, 4096, 65536} {
+			if err := l.exchange(ctx, []byte(strings.Repeat("x", size))); err != nil {
+				return err
 			}
-			l.sent(size)
-		}
-		for _, conn := range l.m.relay.Conns() {
-			if err := conn.Send(soon(t), websocket.MessageText, message); err != nil {
-				t.Fatal(err)
-			}
-		}
-		for _, ws := range l.tunnels {
-			l.read(t, ws)
 		}
 	}
+	return nil
+}
+
+// exchange has each client send a message, and the relay one to each.
+func (l *load) exchange(ctx context.Context, message []byte) error {
+	for _, ws := range l.tunnels {
+		if err := ws.Write(ctx, websocket.MessageText, message); err != nil {
+			return err
+		}
+		l.sent(len(message))
+	}
+	for _, conn := range l.m.relay.Conns() {
+		if err := conn.Send(ctx, websocket.MessageText, message); err != nil {
+			return err
+		}
+	}
+	for _, ws := range l.tunnels {
+		if err := l.read(ctx, ws); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (l *load) post(t *testing.T, n, status int) {
@@ -338,7 +353,11 @@ func (m *monitored) sdkFigures(t *testing.T) figures {
 	t.Helper()
 	var opened, in, out float64
 	for _, conn := range m.sdk.relay.Conns() {
-		<-conn.Done()
+		select {
+		case <-conn.Done():
+		case <-time.After(patience):
+			t.Fatal("the relay's leg is still open")
+		}
 		if code, _ := conn.CloseCode(); code != closeCode[sdkNew] {
 			t.Errorf("the relay saw close code %d, want %d", code, closeCode[sdkNew])
 		}
@@ -389,7 +408,9 @@ func (m *monitored) outage(t *testing.T, l *load) {
 
 	m.relay = relay.Start(t, m.ca, relay.Config{Addr: m.relay.Addr})
 	l.open(t, 1)
-	l.talk(t)
+	if err := l.talk(soon(t)); err != nil {
+		t.Fatal(err)
+	}
 	for began = time.Now(); len(m.query(t, alert)) > 0; time.Sleep(100 * time.Millisecond) {
 		if time.Since(began) > patience {
 			t.Fatal("the alert is not resolved")
