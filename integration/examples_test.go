@@ -28,11 +28,13 @@ func TestExamples(t *testing.T) {
 		case name == "Caddyfile", filepath.Ext(name) == ".Caddyfile":
 			configs[folder]++
 			t.Run(file, func(t *testing.T) { provisionExample(t, adaptExample(t, file)) })
+		case name == "dashboard.json": // Grafana's
 		case filepath.Ext(name) == ".json":
 			configs[folder]++
 			t.Run(file, func(t *testing.T) { provisionExample(t, readExample(t, file)) })
 		case filepath.Base(filepath.Dir(file)) == "site", name == "README.md", name == "log-filter.caddy":
 		case strings.HasPrefix(name, "Dockerfile"), name == ".dockerignore", name == "compose.yaml", name == "caddy.service":
+		case name == "prometheus.yml", name == "rules.yml", name == "rules_test.yml":
 		default:
 			t.Errorf("%s: is it a configuration?", file)
 		}
@@ -41,7 +43,7 @@ func TestExamples(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, folder := range []string{"quickstart", "production", "staging", "spa", "behind-proxy", "json", "docker", "systemd"} {
+	for _, folder := range []string{"quickstart", "production", "staging", "spa", "behind-proxy", "json", "docker", "systemd", "monitoring"} {
 		if configs[folder] == 0 {
 			t.Errorf("../examples/%s has no configuration", folder)
 		}
@@ -152,7 +154,7 @@ func deployedExamples(t *testing.T) map[string][]byte {
 		}
 		for _, file := range files {
 			switch {
-			case strings.Contains(file, "quickstart"):
+			case strings.Contains(file, "quickstart"), filepath.Base(file) == "dashboard.json":
 			case filepath.Ext(file) == ".json":
 				examples[file] = readExample(t, file)
 			default:

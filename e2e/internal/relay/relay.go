@@ -27,6 +27,8 @@ type Config struct {
 type Server struct {
 	*devrelay.Relay
 	Addr string
+
+	listener *httptest.Server
 }
 
 // Start runs a relay with a certificate of ca until tb ends.
@@ -37,11 +39,15 @@ func Start(tb testing.TB, ca *pki.CA, config Config) *Server {
 	}
 	relay := devrelay.New(devrelay.Config{MaxMessageSize: 16 << 20})
 	listener := listen(tb, relay, ca, config)
-	tb.Cleanup(func() {
-		_ = relay.Close() // never fails
-		listener.Close()
-	})
-	return &Server{Relay: relay, Addr: listener.Listener.Addr().String()}
+	s := &Server{Relay: relay, Addr: listener.Listener.Addr().String(), listener: listener}
+	tb.Cleanup(s.Stop)
+	return s
+}
+
+// Stop ends every connection and has nobody listen any more. It may be called again.
+func (s *Server) Stop() {
+	_ = s.Relay.Close() // never fails
+	s.listener.Close()
 }
 
 func listen(tb testing.TB, handler http.Handler, ca *pki.CA, config Config) *httptest.Server {
