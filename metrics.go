@@ -11,19 +11,28 @@ import (
 )
 
 // registerMetrics has the metrics of ctx's configuration include those of this module.
-// Each configuration has a registry of its own, and any number of handlers.
-func registerMetrics(ctx caddy.Context) error {
-	err := ctx.GetMetricsRegistry().Register(collector{})
+// Each configuration has a registry of its own, and any number of handlers; maxTunnels
+// is one handler's.
+func registerMetrics(ctx caddy.Context, maxTunnels int) error {
+	c := new(collector)
+	err := ctx.GetMetricsRegistry().Register(c)
 	var already prometheus.AlreadyRegisteredError
 	if errors.As(err, &already) {
-		return nil
+		c, err = already.ExistingCollector.(*collector), nil
+	}
+	if err == nil && (c.maxTunnels == 0 || maxTunnels < c.maxTunnels) {
+		c.maxTunnels = maxTunnels
 	}
 	return err
 }
 
 // collector reads the process's totals, and what living tunnels count by themselves,
-// when it is asked. It has no state: each registry shows the same.
-type collector struct{}
+// when it is asked. Each registry shows the same, but for what is configured.
+type collector struct {
+	// maxTunnels is the smallest of the configuration's handlers: from there on
+	// clients are refused. It is set while the configuration is loaded.
+	maxTunnels int
+}
 
 var descriptions []*prometheus.Desc // of all metrics
 
@@ -58,6 +67,8 @@ var (
 		"How long the relay took to respond to them.", "upstream")
 	descRejected = describe("rejected_total",
 		"Requests that were refused here, by why.", "reason")
+	descMaxTunnels = describe("max_tunnels",
+		"How many WebSockets the process may hold before handshakes are refused: the smallest max_tunnels of the configuration.")
 	descUp = describe("upstream_up",
 		"Whether the relay is up: 0 from when it cannot be reached, or does not respond in time, until it responds.", "upstream")
 	descDraining = describe("draining",
@@ -67,15 +78,16 @@ var (
 )
 
 // Describe names each metric: Caddy's registries insist.
-func (collector) Describe(to chan<- *prometheus.Desc) {
+func (*collector) Describe(to chan<- *prometheus.Desc) {
 	for _, desc := range descriptions {
 		to <- desc
 	}
 }
 
 // Collect reads them.
-func (collector) Collect(to chan<- prometheus.Metric) {
+func (own *collector) Collect(to chan<- prometheus.Metric) {
 	c := metrics{to}
+	c.gauge(descMaxTunnels, float64(own.maxTunnels))
 	states := upstreamStates()
 	for _, u := range totals.Upstreams() {
 		c.counters(u, states[u.Name].Traffic)

@@ -199,7 +199,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.provisionHeaders(ctx); err != nil {
 		return err
 	}
-	if err := registerMetrics(ctx); err != nil {
+	if err := registerMetrics(ctx, h.MaxTunnels); err != nil {
 		return err
 	}
 	h.errorRoutes = newErrorRoutes(ctx, server)

@@ -245,6 +245,19 @@ func TestMetricsFromTheStart(t *testing.T) {
 	p.awaitFigures(t, other.upstream, last.ofProcess(), gauges)
 }
 
+// TestMetricOfMaxTunnels: the limit is the one at which the first clients are refused.
+func TestMetricOfMaxTunnels(t *testing.T) {
+	relay := newServer(t)
+	s := mount(relay.upstream, "max_tunnels 7")
+	s.body += "\n" + directive("/again", relay.upstream, "max_tunnels 5") + "\n" + directive("/more", relay.upstream) + scraped
+	p := start(t, s)
+	response, page := ask(t, p.client(t, http1), request(t, "GET", p.url("/metrics"), nil))
+	wantStatus(t, response, http.StatusOK)
+	if !strings.Contains(page, "\ncaddy_watchrtc_proxy_max_tunnels 5\n") {
+		t.Error("max_tunnels is not 5")
+	}
+}
+
 // TestMetricsOfTunnels: what the clients sent and got is what the metrics say, while
 // the tunnels live, over a reload, and when they have ended.
 func TestMetricsOfTunnels(t *testing.T) {
