@@ -76,6 +76,7 @@ const login = "basic_auth {\nuser $2a$14$Zkx19XLiW6VYouLHR5NmfOFU0z2GTNmpkT/5qqR
 type mistake struct {
 	name     string
 	body     string // of the site: {relay} is the upstream, {tls} options to reach it, {site} a folder, {self} the site
+	server   string // in servers { }
 	proxyURL string // the path; /websocket if empty
 
 	refused string // by the load, in words; else
@@ -96,6 +97,10 @@ var mistakes = []mistake{
 	{name: "The proxy's own URL where the mount belongs", body: "watchrtc_proxy wss://my.example/websocket {relay}", refused: "write the path alone, such as /websocket"},
 	{name: "A preset written as a URL", body: "watchrtc_proxy /websocket wss://production", refused: `its host is the name of a preset, which is written "production" alone`},
 	{name: "Two upstreams", body: "watchrtc_proxy /websocket production staging", refused: "one upstream is supported"},
+	{name: "A path, a slash at the end, `wss`, or no scheme", body: "watchrtc_proxy /websocket {\norigins app.example\n}", refused: `origins "app.example": it is no origin`},
+	{name: "A path, a slash at the end, `wss`, or no scheme", body: "watchrtc_proxy /websocket {\norigins https://app.example/\n}", refused: `origins "https://app.example/"`},
+	{name: "The key as it stands in the page", body: "watchrtc_proxy /websocket {\napi_keys staging:k\n}", refused: `api_keys "staging:k": the SDK cuts "staging:" off a key before it sends it`},
+	{name: "`trusted_proxies` in `servers`, without `trusted_proxies_strict`", server: "trusted_proxies static private_ranges", body: "watchrtc_proxy /websocket {\nmax_tunnels_per_client 5\n}", refused: "max_tunnels_per_client 5: the server's trusted_proxies take the left-most address"},
 	{name: "A preset or an option is misspelled", body: "watchrtc_proxy /websocket stageing", refused: `did you mean "staging"?`},
 	{name: "A preset or an option is misspelled", body: "watchrtc_proxy /websocket {\nidle_time 5m\n}", refused: `did you mean "idle_timeout"?`},
 	{name: "An option of `reverse_proxy`", body: "watchrtc_proxy /websocket {\nflush_interval -1\n}", refused: `unknown option "flush_interval"`},
@@ -264,7 +269,7 @@ func quoted(s string) string { return strings.ReplaceAll(s, `"`, `\"`) }
 func (m mistake) wantRefused(t *testing.T) {
 	t.Helper()
 	newLogs()
-	err := load(site{body: filled(t, m.body)}, freePort(t))
+	err := load(site{server: m.server, body: filled(t, m.body)}, freePort(t))
 	if err == nil || !strings.Contains(err.Error(), m.refused) {
 		t.Errorf("error %v, want one with %s", err, m.refused)
 	}

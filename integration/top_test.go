@@ -32,6 +32,7 @@ func (a admin) top(flags ...string) (output string, err error) {
 
 // TestTop: what it writes is what the metrics have.
 func TestTop(t *testing.T) {
+	t.Setenv("LC_ALL", "C") // so that it writes ASCII
 	relay := newServer(t)
 	s := mount(relay.upstream, "drain_window 1h")
 	a := withAdmin(t, &s)
