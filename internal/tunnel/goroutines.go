@@ -37,9 +37,15 @@ func (g *goroutines) copyToClient() {
 // stop ends the directions that still run. What they are writing may be finished
 // until the tunnel has to be over.
 func (g *goroutines) stop() {
-	until := g.t.endsBy()
-	for _, d := range []*direction{&g.t.toRelay, &g.t.toClient} {
-		go g.interrupt(d, errStopped, until)
+	t := g.t
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.over {
+		return
+	}
+	until := t.endsByLocked()
+	for _, d := range []*direction{&t.toRelay, &t.toClient} {
+		t.running.Go(func() { g.interrupt(d, errStopped, until) }) // its legs may not be used for longer
 	}
 }
 
