@@ -29,17 +29,44 @@ func TestCutOffWhileSettling(t *testing.T) {
 	})
 }
 
+// So is one whose relay does not even take close_notify, for which crypto/tls would
+// wait for 5 s.
+func TestCutOffDuringGoodbye(t *testing.T) {
+	clientLeg, client := memPair(room)
+	below, peer := memPair(room)
+	relayLeg, relay := shakeHands(t, below, peer)
+	r := newFixture(t, 0)
+	tunnel := r.lease.Open(Info{}, ConnLeg(clientLeg, nil, false), ConnLeg(relayLeg, nil, false), 0)
+	below.out.change(func() { below.out.size = len(below.out.data) })
+	client.CloseWrite()
+	awaitEnded(t, tunnel, 1)
+	relay.CloseWrite()
+	awaitSettling(t, tunnel)
+	begun := time.Now()
+	tunnel.cutOff()
+	tunnel.Wait()
+	if took := time.Since(begun); took > linger-time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
 func awaitSettling(t *testing.T, tun *Tunnel) {
+	t.Helper()
+	awaitEnded(t, tun, 2)
+}
+
+// awaitEnded waits until n directions have ended.
+func awaitEnded(t *testing.T, tun *Tunnel, n int) {
 	t.Helper()
 	for until := time.Now().Add(10 * time.Second); time.Now().Before(until); time.Sleep(time.Millisecond) {
 		tun.mu.Lock()
 		ended := tun.ended
 		tun.mu.Unlock()
-		if ended == 2 {
+		if ended == n {
 			return
 		}
 	}
-	t.Fatal("the directions have not ended")
+	t.Fatalf("%d directions have not ended", n)
 }
 
 // The Close frame of a drain that comes in the instant of the end of its direction

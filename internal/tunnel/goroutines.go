@@ -66,7 +66,8 @@ func (g *goroutines) ended(d *direction, err error) {
 }
 
 // interrupt has d end with err. It tries again until d has: a connection that sets
-// deadlines of its own may do so right after us.
+// deadlines of its own may do so right after us. It tries once if d has ended before,
+// for crypto/tls may be saying goodbye, which it does for up to 5 s.
 func (g *goroutines) interrupt(d *direction, err error, until time.Time) {
 	done := g.done[0]
 	if d == &g.t.toClient {
@@ -74,11 +75,6 @@ func (g *goroutines) interrupt(d *direction, err error, until time.Time) {
 	}
 	d.stopped.CompareAndSwap(nil, &err)
 	for pause := time.Millisecond; ; pause = min(2*pause, maxSettlePause) {
-		select {
-		case <-done:
-			return
-		default:
-		}
 		d.src.stopReading()
 		d.dst.limitWriting(until)
 		select {
