@@ -26,7 +26,7 @@ var sdkEndpoints = []string{"/trace", "/error", "/get-qualityrtc-config"}
 // checkPlace looks at the way that requests take to h. It returns an error where no
 // request can pass, and logs what is merely odd.
 func (h *Handler) checkPlace(ctx caddy.Context, server *caddyhttp.Server) error {
-	way, ok := wayTo(ctx, server)
+	way, ok := h.way(ctx, server)
 	if !ok {
 		return nil
 	}
@@ -89,9 +89,9 @@ type alternative struct {
 	host  bool                // that is the host: another site, perhaps
 }
 
-// wayTo returns the way to the handler that ctx provisions. It is not known for error
-// routes, named routes, and what other modules than subroutes hold.
-func wayTo(ctx caddy.Context, server *caddyhttp.Server) (way, bool) {
+// way returns the way to h, which ctx provisions. It is not known for error routes, named
+// routes, what other modules than subroutes hold, and subroutes beside each other.
+func (h *Handler) way(ctx caddy.Context, server *caddyhttp.Server) (way, bool) {
 	if server == nil {
 		return nil, false
 	}
@@ -108,11 +108,11 @@ func wayTo(ctx caddy.Context, server *caddyhttp.Server) (way, bool) {
 	}
 	var w way
 	for i, list := range lists {
-		next := "subroute"
+		leadsOn := func(s step) bool { return s.name == "subroute" }
 		if i == len(lists)-1 {
-			next = directive
+			leadsOn = func(s step) bool { return s.name == directive && s.PathPrefix == h.PathPrefix }
 		}
-		s, ok := newStretch(list, next)
+		s, ok := newStretch(list, leadsOn)
 		if !ok {
 			return nil, false
 		}
@@ -121,9 +121,9 @@ func wayTo(ctx caddy.Context, server *caddyhttp.Server) (way, bool) {
 	return w, true
 }
 
-// newStretch finds the route that leads on: the first whose handlers have not been
-// loaded yet. next is the module that it leads to.
-func newStretch(routes caddyhttp.RouteList, next string) (stretch, bool) {
+// newStretch finds the route that leads on, the first whose handlers have not been loaded
+// yet, and the handler in it that does.
+func newStretch(routes caddyhttp.RouteList, leadsOn func(step) bool) (stretch, bool) {
 	here := slices.IndexFunc(routes, func(r caddyhttp.Route) bool { return len(r.HandlersRaw) > 0 })
 	if here < 0 {
 		return stretch{}, false
@@ -136,18 +136,15 @@ func newStretch(routes caddyhttp.RouteList, next string) (stretch, bool) {
 			s.before = append(s.before, loadedSteps(handler, []condition{loadedCondition(earlier.MatcherSets)}, excludes)...)
 		}
 	}
-	at := slices.IndexFunc(route.HandlersRaw, func(raw json.RawMessage) bool { return moduleName(raw) == next })
-	if at < 0 {
+	var beside []step
+	for _, raw := range route.HandlersRaw {
+		beside = append(beside, newStep(moduleName(raw), raw, nil))
+	}
+	at := slices.IndexFunc(beside, leadsOn)
+	if at < 0 || beside[at].name == "subroute" && slices.ContainsFunc(beside[at+1:], leadsOn) {
 		return stretch{}, false
 	}
-	for i, raw := range route.HandlersRaw {
-		switch {
-		case i < at:
-			s.before = append(s.before, newStep(moduleName(raw), raw, nil))
-		case i > at:
-			s.after = append(s.after, newStep(moduleName(raw), raw, nil))
-		}
-	}
+	s.before, s.after = append(s.before, beside[:at]...), beside[at+1:]
 	for _, later := range routes[here+1:] {
 		if later.Group != "" && later.Group == route.Group {
 			continue // it is for others
@@ -301,15 +298,18 @@ func (w way) cut() (prefix string, known bool) {
 	for _, s := range w {
 		for _, step := range s.before {
 			switch {
-			case step.name != "rewrite", step.constantURI():
+			case step.name != "rewrite", step.excludes, step.constantURI():
 			case step.URI != "", step.StripPathSuffix != "", len(step.URISubstring) > 0, len(step.PathRegexp) > 0:
 				return "", false
 			case step.StripPathPrefix != "":
 				strip := "/" + strings.Trim(step.StripPathPrefix, "/")
-				at, _ := step.takes(strip)
-				below, _ := step.takes(strip + "/trace")
-				if at || below {
+				at, surelyAt := step.takes(strip)
+				below, surelyBelow := step.takes(strip + "/trace")
+				switch {
+				case surelyAt || surelyBelow:
 					prefix += strip
+				case at || below:
+					return "", false // off some requests
 				}
 			}
 		}
@@ -317,16 +317,38 @@ func (w way) cut() (prefix string, known bool) {
 	return prefix, true
 }
 
-// taken reports whether another handler in the same list has the mount, so that nothing
-// comes to the later one of the two.
+// taken reports whether another handler in the same list takes all that the SDK asks for
+// at the mount, so that nothing comes to the later one of the two.
 func (w way) taken(mount string) bool {
-	last, trace := w[len(w)-1], mount+"/trace"
+	last := w[len(w)-1]
 	same := func(s step) bool {
-		_, surely := s.takes(trace)
-		return s.name == directive && strings.EqualFold(s.PathPrefix, mount) && surely
+		return s.name == directive && strings.EqualFold(s.PathPrefix, mount) && takesMount(s.takes, mount)
 	}
-	_, surely := last.condition.takes(trace)
-	return slices.ContainsFunc(last.before, same) || surely && slices.ContainsFunc(last.after, same)
+	before := last.before
+	for i, s := range slices.Backward(before) {
+		if s.mayRewrite() {
+			before = before[i:]
+			break
+		}
+	}
+	after := last.after
+	if i := slices.IndexFunc(after, step.mayRewrite); i >= 0 {
+		after = after[:i]
+	}
+	return slices.ContainsFunc(before, same) || takesMount(last.condition.takes, mount) && slices.ContainsFunc(after, same)
+}
+
+// takesMount reports whether all that the SDK asks for at a mount is surely taken.
+func takesMount(takes func(path string) (maybe, surely bool), mount string) bool {
+	return !slices.ContainsFunc(append([]string{""}, sdkEndpoints...), func(endpoint string) bool {
+		_, surely := takes(mount + endpoint)
+		return !surely
+	})
+}
+
+// mayRewrite reports whether what comes after the step may see other paths.
+func (s step) mayRewrite() bool {
+	return s.name == "rewrite" || s.name == "subroute" || s.name == "invoke"
 }
 
 // covered reports whether a login comes after the handler that would have come before it.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -456,6 +457,39 @@ func TestHandWrittenMatcher(t *testing.T) {
 	}
 	defer p.stop(t)
 	p.logs.await(t, `"level":"warn"`, quoted(`takes the WebSocket at "/websocket", and not "/websocket/trace"`))
+}
+
+// TestSoundRoutes loads routes written by hand that are like mistakes and are none.
+func TestSoundRoutes(t *testing.T) {
+	const strip = `"handle": [{"handler": "rewrite", "strip_path_prefix": "/a"}]`
+	mount := func(path string) string { return handlerJSON("wss://127.0.0.1:1", `"path_prefix": "`+path+`"`) }
+	a, b, c := mount("/a"), mount("/b"), mount("/c")
+	for name, routes := range map[string]string{
+		"three mounts in a route":      `{"handle": [` + a + "," + b + "," + c + `]}`,
+		"one endpoint to another":      `{"match": [{"path": ["/a/trace"]}], "handle": [` + a + `]}, {"handle": [` + a + `]}`,
+		"all but one to another":       `{"match": [{"path": ["/a", "/a/trace", "/a/error"]}], "handle": [` + a + `]}, {"handle": [` + a + `]}`,
+		"the same mount after rewrite": `{"handle": [` + a + `]}, {"handle": [{"handler": "rewrite", "uri": "/a{http.request.uri.path}"}]}, {"handle": [` + a + `]}`,
+		"cut off some requests":        `{"match": [{"header": {"X-Old": ["1"]}}], ` + strip + `}, {"handle": [` + a + `]}`,
+		"cut off in the same group":    `{"group": "g", "match": [{"path": ["/a/*"]}], ` + strip + `}, {"group": "g", "handle": [` + a + `]}`,
+		"cut off and terminal":         `{"terminal": true, "match": [{"path": ["/a/*"]}], ` + strip + `}, {"handle": [` + a + `]}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			config := fmt.Sprintf(`{"admin": {"disabled": true}, "apps": {"http": {"servers": {"s": {
+				"listen": ["127.0.0.1:%d"], "automatic_https": {"disable": true}, "routes": [%s]}}}}}`, freePort(t), routes)
+			if err := caddy.Validate(configOf(t, config)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func configOf(t *testing.T, text string) *caddy.Config {
+	t.Helper()
+	var config caddy.Config
+	if err := json.Unmarshal([]byte(text), &config); err != nil {
+		t.Fatal(err)
+	}
+	return &config
 }
 
 // TestOrderOption: the global option puts a login in front again.
