@@ -285,6 +285,9 @@ func parseTunnelFilter(upstream, clientIP, sessionID string) (f tunnelFilter, er
 func parseRange(s string) (netip.Prefix, error) {
 	if strings.Contains(s, "/") {
 		prefix, err := netip.ParsePrefix(s)
+		if addr := prefix.Addr(); addr.Is4In6() && prefix.Bits() >= 96 {
+			prefix = netip.PrefixFrom(addr.Unmap(), prefix.Bits()-96)
+		}
 		return prefix.Masked(), err
 	}
 	addr, err := netip.ParseAddr(s)
@@ -319,8 +322,11 @@ func decode(body io.Reader, into any) error {
 	decoder := json.NewDecoder(body)
 	decoder.DisallowUnknownFields()
 	err := decoder.Decode(into)
-	if err == nil && decoder.More() {
-		err = errors.New("there is more behind the object")
+	if err == nil {
+		// More reports nothing of a bracket.
+		if _, end := decoder.Token(); end != io.EOF {
+			err = errors.New("there is more behind the object")
+		}
 	}
 	if err != nil {
 		return badRequest("the body", err)
