@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,7 +23,7 @@ import (
 // prefix and the upstream, such as tunnels or bytes_total{direction="to_relay"}.
 type figures map[string]float64
 
-var sample = regexp.MustCompile(`(?m)^caddy_watchrtc_proxy_(\w+?)(?:\{(.*)\})? (\S+)$`)
+var sample = regexp.MustCompile(`^caddy_watchrtc_proxy_(\w+?)\{(.*)\} (\S+)\n$`)
 
 // figures scrapes a site that has scraped in it.
 func (p *proxy) figures(t *testing.T, upstream string) figures {
@@ -36,27 +37,23 @@ func parseFigures(t *testing.T, page, upstream string) figures {
 	t.Helper()
 	all := make(figures)
 	own := `upstream="` + upstream + `"`
-	for _, match := range sample.FindAllStringSubmatch(page, -1) {
-		labels := strings.Split(match[2], ",")
-		var others []string
-		mine := match[1] == "rejected_total"
-		for _, label := range labels {
-			if label == own {
-				mine = true
-			} else if label != "" {
-				others = append(others, label)
-			}
+	for line := range strings.Lines(page) {
+		// There are those of all other tests, too.
+		if !strings.Contains(line, own) && !strings.Contains(line, "_rejected_total{") {
+			continue
 		}
-		if !mine {
+		match := sample.FindStringSubmatch(line)
+		if match == nil {
 			continue
 		}
 		value, err := strconv.ParseFloat(match[3], 64)
 		if err != nil {
 			t.Fatal(err)
 		}
+		labels := slices.DeleteFunc(strings.Split(match[2], ","), func(label string) bool { return label == own })
 		series := match[1]
-		if len(others) > 0 {
-			series += "{" + strings.Join(others, ",") + "}"
+		if len(labels) > 0 {
+			series += "{" + strings.Join(labels, ",") + "}"
 		}
 		all[series] = value
 	}
@@ -92,7 +89,7 @@ func (f figures) differences(before, want figures) (all []string) {
 // moment later.
 func (p *proxy) awaitFigures(t *testing.T, upstream string, before, want figures) {
 	t.Helper()
-	ticker := time.NewTicker(5 * time.Millisecond)
+	ticker := time.NewTicker(50 * time.Millisecond)
 	defer ticker.Stop()
 	for deadline := time.Now().Add(patience); ; <-ticker.C {
 		now := p.figures(t, upstream)
