@@ -86,12 +86,14 @@ func (*collector) Describe(to chan<- *prometheus.Desc) {
 
 // Collect reads them.
 func (own *collector) Collect(to chan<- prometheus.Metric) {
-	c := metrics{to}
+	c := metrics{to: to}
 	c.gauge(descMaxTunnels, float64(own.maxTunnels))
 	states := upstreamStates()
 	for _, u := range totals.Upstreams() {
-		c.counters(u, states[u.Name].Traffic)
-		if s := states[u.Name]; s.Configured || s.Tunnels > 0 {
+		s := states[u.Name]
+		inUse := s.Configured || s.Tunnels > 0
+		metrics{to: to, onlyCounted: !inUse}.counters(u, s.Traffic)
+		if inUse {
 			c.gauges(u, s)
 		}
 	}
@@ -101,9 +103,13 @@ func (own *collector) Collect(to chan<- prometheus.Metric) {
 }
 
 // metrics is where Collect puts them.
-type metrics struct{ to chan<- prometheus.Metric }
+type metrics struct {
+	to          chan<- prometheus.Metric
+	onlyCounted bool // leaves out counters that are 0
+}
 
-// counters are there as long as the process.
+// counters are there as long as the process; those that are 0, while the upstream is
+// in use.
 func (c metrics) counters(u *stats.Upstream, carried tunnel.Traffic) {
 	c.counter(descTunnelsOpened, u.TunnelsOpened(), u.Name)
 	for closed, n := range u.TunnelsClosed() {
@@ -137,6 +143,9 @@ func (c metrics) gauges(u *stats.Upstream, s tunnel.UpstreamState) {
 }
 
 func (c metrics) counter(desc *prometheus.Desc, n uint64, labels ...string) {
+	if n == 0 && c.onlyCounted {
+		return
+	}
 	c.to <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(n), labels...)
 }
 
@@ -145,6 +154,9 @@ func (c metrics) gauge(desc *prometheus.Desc, value float64, labels ...string) {
 }
 
 func (c metrics) histogram(desc *prometheus.Desc, d stats.Distribution, labels ...string) {
+	if d.Count == 0 && c.onlyCounted {
+		return
+	}
 	c.to <- prometheus.MustNewConstHistogram(desc, d.Count, d.Sum, d.Buckets, labels...)
 }
 

@@ -5,6 +5,8 @@ import (
 	"cmp"
 	"fmt"
 	"net"
+	"os"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -230,6 +232,23 @@ func (p *proxy) reload(t *testing.T, s site) {
 	if err := load(s, p.port); err != nil {
 		t.Fatal(err)
 	}
+	p.awaitOneListener(t)
+}
+
+// awaitOneListener waits until the server of the old configuration no longer listens.
+// What it has not accepted by then is reset (docs/reloads.md).
+func (p *proxy) awaitOneListener(t *testing.T) {
+	t.Helper()
+	listener := regexp.MustCompile(fmt.Sprintf(`(?m)^ *\d+: [0-9A-F]+:%04X [0-9A-F]+:[0-9A-F]+ 0A `, p.port))
+	ticker := time.NewTicker(time.Millisecond)
+	defer ticker.Stop()
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); <-ticker.C {
+		sockets, err := os.ReadFile("/proc/net/tcp")
+		if err != nil || len(listener.FindAll(sockets, 2)) < 2 {
+			return // or the system does not tell
+		}
+	}
+	t.Fatal("the old configuration still listens")
 }
 
 // stop may be called early. It is called when the test ends.
