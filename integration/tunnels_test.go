@@ -118,10 +118,11 @@ func TestTunnelInEventLoop(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			relay := newRelay(t, nil)
 			s := mount(relay.URL, "")
-			s.server, s.plain = test.server, test.plain
+			s.server, s.plain, s.debug = test.server, test.plain, true
 			p := start(t, s)
 			c := p.dial(t, test.preamble)
 			c.wantStatus(c.handshake("/websocket"), http.StatusSwitchingProtocols)
+			p.logs.await(t, `"tunnel opened"`) // a moment after the response
 			if inTunnel(".(*goroutines)") || !inTunnel(".(*loop)") {
 				t.Error("the tunnel has goroutines of its own")
 			}
