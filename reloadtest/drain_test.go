@@ -147,15 +147,20 @@ func TestLateHandshake(t *testing.T) {
 	}))
 	t.Cleanup(auth.Close)
 	cfg := config{dir: dir, addr: reserve(t), upstream: relay.addr, window: window}
+	cfg.global = "order watchrtc_proxy after forward_auth"
 	cfg.site = "forward_auth " + auth.Listener.Addr().String() + " {\nuri /\n}"
 	p := startProxy(t, dir, "a", cfg.addr, cfg.String())
 
-	result := make(chan error)
+	result := make(chan error, 1)
 	go func() {
 		_, err := dial(cfg.addr, "")
 		result <- err
 	}()
-	<-asked
+	select {
+	case <-asked:
+	case err := <-result:
+		t.Fatalf("nobody was asked: %v", err)
+	}
 	cfg.upstream = other.addr
 	p.load(cfg.String())
 	close(respond)
