@@ -80,14 +80,11 @@ func testRefused(t *testing.T, sdk, with string) {
 	watch(t, page, refusedFor(oldRetry+retried))
 	got := outcomeOf(t, page)
 	want := map[string]string{sdkNew: "disconnected serverRejectedNoRetry", sdkOld: "disconnected"}[sdk]
-	// Of those that the older SDK asks for at first, more than one may open before it
-	// gives them up. What counts is that none comes later.
-	atFirst := got.Attempts[len(got.Attempts)-1]-got.Attempts[0] < 500 && (sdk == sdkOld || len(got.Opened) == 1)
-	if !atFirst || len(got.Opened) == 0 || got.States[len(got.States)-1] != want || got.Closes[len(got.Closes)-1] != 1008 {
-		t.Errorf("after a greeting: %+v, want none but the first WebSocket, closed with 1008, and %q at the end", got, want)
+	if len(got.Opened) != 1 || got.States[len(got.States)-1] != want || got.Closes[len(got.Closes)-1] != 1008 {
+		t.Errorf("after a greeting: %+v, want one WebSocket, closed with 1008, and %q at the end", got, want)
 	}
 	page.Run(t, "watchRTC.connect()")
-	page.Await(t, patience, fmt.Sprintf("opened.length > %d", len(got.Opened)))
+	page.Await(t, patience, "opened.length === 2")
 }
 
 // watch leaves the page alone for a while, and logs what has come of it.
