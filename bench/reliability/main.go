@@ -129,7 +129,7 @@ var (
 	}
 	small = size{
 		flooders: 1, flood: 32 << 20, patience: 3 * time.Second, warmUps: 3, handshakes: 500, tunnels: 300, ends: 100, settle: 300 * time.Millisecond,
-		worstTrip: time.Second, growth: 16 << 20, each: 20 << 10,
+		worstTrip: time.Second, growth: 16 << 20, each: 16 << 10,
 	}
 )
 
