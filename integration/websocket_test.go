@@ -331,7 +331,7 @@ func TestSilence(t *testing.T) {
 }
 
 // shortTimeouts are options of a server.
-const shortTimeouts = "timeouts {\nread_body_idle 50ms\nread_header 2s\nwrite_idle 50ms\nidle 2s\n}"
+const shortTimeouts = "timeouts {\nread_body_idle 50ms\nread_header 50ms\nwrite_idle 50ms\nidle 50ms\n}"
 
 // awaitTimeouts sends requests without their bodies until shortTimeouts have ended
 // two.

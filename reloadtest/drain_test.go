@@ -20,7 +20,7 @@ const linger = 5 * time.Second
 
 // window is long enough that a machine with other things to do shifts few closes
 // from one tenth of it to another: a stall of half a second is forgiven.
-const window = 8 * time.Second
+const window = 10 * time.Second
 
 // fleet is tunnels of each kind that a drain must handle.
 type fleet struct {
