@@ -80,11 +80,17 @@ func testRefused(t *testing.T, sdk, with string) {
 	watch(t, page, refusedFor(oldRetry+retried))
 	got := outcomeOf(t, page)
 	want := map[string]string{sdkNew: "disconnected serverRejectedNoRetry", sdkOld: "disconnected"}[sdk]
-	if len(got.Opened) != 1 || got.States[len(got.States)-1] != want || got.Closes[len(got.Closes)-1] != 1008 {
-		t.Errorf("after a greeting: %+v, want one WebSocket, closed with 1008, and %q at the end", got, want)
+	// The older SDK asks once for each of the page's two peer connections. Mostly it gives
+	// the first up, but where the greeting is quicker than the second, both are greeted.
+	most := map[string]int{sdkNew: 1, sdkOld: 2}[sdk]
+	if n := len(got.Opened); n < 1 || n > most || got.States[len(got.States)-1] != want || got.Closes[len(got.Closes)-1] != 1008 {
+		t.Errorf("after a greeting: %+v, want 1 to %d WebSockets, the last closed with 1008, and %q at the end", got, most, want)
+	}
+	if last := got.Attempts[len(got.Attempts)-1]; last-got.Attempts[0] > 500 {
+		t.Errorf("after a greeting: %+v, want no attempt after those at first", got)
 	}
 	page.Run(t, "watchRTC.connect()")
-	page.Await(t, patience, "opened.length === 2")
+	page.Await(t, patience, fmt.Sprintf("opened.length === %d", len(got.Opened)+1))
 }
 
 // watch leaves the page alone for a while, and logs what has come of it.
