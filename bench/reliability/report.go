@@ -25,10 +25,12 @@ type limits struct {
 	WorstTrip float64 `json:"worst_round_trip_ms"`
 	Growth    int64   `json:"growth_bytes"`
 	Each      float64 `json:"growth_bytes_each"`
+	Partial   float64 `json:"growth_bytes_partial_record"`
+	Buffered  float64 `json:"growth_bytes_buffered_record"`
 }
 
 func (s size) limits() limits {
-	return limits{s.worstTrip.Seconds() * 1e3, s.growth, s.each}
+	return limits{s.worstTrip.Seconds() * 1e3, s.growth, s.each, s.partial, s.buffered}
 }
 
 func isOurs(name string) bool {
@@ -82,14 +84,24 @@ func (m memoryResult) grown() float64 {
 }
 
 func (m memoryResult) fault(l limits) string {
-	limit := float64(l.Growth)
-	if m.Count > 0 {
-		limit = l.Each
-	}
+	limit := m.limit(l)
 	if m.grown() <= limit {
 		return ""
 	}
 	return fmt.Sprintf("%s more, over %s", bytesText(m.grown()), bytesText(limit))
+}
+
+func (m memoryResult) limit(l limits) float64 {
+	goroutines := m.Contestant == contestant.OursGoroutines.Name
+	switch {
+	case m.Count == 0:
+		return float64(l.Growth)
+	case m.Attack == recordHeader && goroutines:
+		return l.Buffered
+	case m.Attack == recordHeader || m.Attack == oneByte:
+		return l.Partial
+	}
+	return l.Each
 }
 
 func (r *results) markdown() string {
