@@ -283,8 +283,8 @@ func (g *Group) shard(t *Tunnel) *shard { return &g.shards[t.id%shards] }
 // takesNone reports whether the group takes no more tunnels.
 func (g *Group) takesNone() bool { return g.registry.stopping.Load() || g.currentDrain() != nil }
 
-// add adds t, which is counted, and reports whether the group is draining: a drain that began before has not
-// seen t, one that begins later will.
+// add adds t, which is counted, and reports whether the group is draining: a drain that
+// began before has not seen t, one that begins later will.
 func (g *Group) add(t *Tunnel) (draining bool) {
 	s := g.shard(t)
 	s.mu.Lock()
