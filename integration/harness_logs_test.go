@@ -94,6 +94,21 @@ func (l *logs) wait(t *testing.T, n int, words ...string) []string {
 	}
 }
 
+// warnings returns what the module has warned of, without what is about upstreams other
+// than those that upstream is a part of: the log of relays' faults belongs to the process,
+// and may sum up now what earlier tests did.
+func (l *logs) warnings(upstream string) (warnings []string) {
+	for _, level := range []string{`"level":"warn"`, `"level":"error"`} {
+		lines, _ := l.matching(level, "watchrtc_proxy")
+		for _, line := range lines {
+			if strings.Contains(line, upstream) || !strings.Contains(line, `"upstream":`) {
+				warnings = append(warnings, line)
+			}
+		}
+	}
+	return warnings
+}
+
 // entry is what these tests look at in a log line.
 type entry struct {
 	Level, Logger, Msg string

@@ -52,7 +52,7 @@ func TestLoadLog(t *testing.T) {
 					t.Errorf("%s is %v, want %v", name, fields[name], want)
 				}
 			}
-			warnings, _ := p.logs.matching(`"http.handlers.watchrtc_proxy"`, `"level":"warn"`)
+			warnings := p.logs.warnings("testrtc.com")
 			if len(warnings) != min(len(test.warn), 1) || len(warnings) == 1 && !containsAll(warnings[0], test.warn) {
 				t.Errorf("warnings %q, want %q", warnings, test.warn)
 			}
