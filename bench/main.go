@@ -70,7 +70,7 @@ func parsePlan(args []string) (*plan, error) {
 	f.BoolVar(&p.short, "short", false, "only see that everything works: -tunnels 100 -rates 500 -rounds 1 -duration 2s -settle 500ms, unless given")
 	tunnels := f.String("tunnels", "3000", "how many tunnels; with several counts, separated by commas, they are compared too")
 	rates := f.String("rates", "1500,6000", "messages a second over all tunnels; or sdk, each tunnel once in 8 s; or burst, all at once each second")
-	only := f.String("only", "nginx,haproxy,reverse_proxy,ours", "contestants, separated by commas; there is ours_goroutines, too")
+	only := f.String("only", "nginx,haproxy,reverse_proxy,ours", "contestants, separated by commas; there are ours_goroutines and ours_scraped, too")
 	f.IntVar(&p.rounds, "rounds", 3, "how often everything is measured")
 	f.DurationVar(&p.duration, "duration", 10*time.Second, "of each load")
 	f.DurationVar(&p.settle, "settle", 6*time.Second, "pause before memory is read")

@@ -32,7 +32,7 @@ const (
 )
 
 // measure takes a sample of a fresh contestant in front of a fresh relay.
-func (b *bench) measure(ctx context.Context, c contestant.Contestant, take func(context.Context, *subject) (report.Sample, error)) (report.Sample, error) {
+func (b *bench) measure(ctx context.Context, c contestant.Contestant, take func(context.Context, *subject) (report.Sample, error)) (sample report.Sample, err error) {
 	relay, err := b.lab.StartRelay(ctx)
 	if err != nil {
 		return report.Sample{}, err
@@ -44,12 +44,15 @@ func (b *bench) measure(ctx context.Context, c contestant.Contestant, take func(
 	}
 	defer p.Stop()
 	s := &subject{p, relay, load.NewTarget(p.Addr, contestant.ProxyName, b.lab.Certs.Pool), newProfiler(b.profiles, c, p)}
+	if c.Scraped {
+		stop := scrape(ctx, p.Admin)
+		defer func() { err = errors.Join(err, stop()) }()
+	}
 	for range warmRounds {
 		if err := s.warmUp(ctx); err != nil {
 			return report.Sample{}, fmt.Errorf("warming up: %w", p.Explain(err))
 		}
 	}
-	var sample report.Sample
 	others, err := s.others(func() (err error) {
 		sample, err = take(ctx, s)
 		return err

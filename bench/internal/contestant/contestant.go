@@ -20,6 +20,9 @@ type Contestant struct {
 	env     []string // beside PATH and HOME
 	caddy   bool     // built here, and answering on an admin endpoint
 	install string
+
+	// Scraped has its metrics read each second, as Prometheus would.
+	Scraped bool
 }
 
 // Ours is the contestant that the others are measured against.
@@ -55,6 +58,13 @@ var OursGoroutines = Contestant{
 	env:     []string{"WATCHRTC_PROXY_EVENT_LOOPS=off"},
 }
 
+// OursScraped is ours with a monitoring that is in a hurry.
+var OursScraped = Contestant{
+	Name: "ours_scraped", config: "watchrtc_proxy.caddyfile", caddy: true,
+	command: []string{"CADDY", "run", "--config", "CONFIG", "--adapter", "caddyfile"},
+	Scraped: true,
+}
+
 // Select returns the contestants of a comma-separated list of names.
 func Select(names string) ([]Contestant, error) {
 	var selected []Contestant
@@ -70,7 +80,7 @@ func Select(names string) ([]Contestant, error) {
 
 func find(name string) (Contestant, error) {
 	var known []string
-	for _, c := range append(All[:len(All):len(All)], OursGoroutines) {
+	for _, c := range append(All[:len(All):len(All)], OursGoroutines, OursScraped) {
 		if c.Name == name {
 			return c, nil
 		}
