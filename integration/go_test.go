@@ -593,10 +593,14 @@ func TestGoJoinURLPath(t *testing.T) {
 }
 
 // TestGo1xxHeadersNotModifiedAfterRoundTrip: 1xx responses that come while the client
-// goes touch nothing that is not theirs any more. The race detector watches.
+// goes touch nothing that is not theirs any more. The race detector watches. With so many
+// fields an HTTP/2 server is likely to be still reading them when the client goes.
 func TestGo1xxHeadersNotModifiedAfterRoundTrip(t *testing.T) {
 	overHTTP(t, func(t *testing.T, protocol string) {
 		relay := newRelay(t, func(w http.ResponseWriter, r *http.Request) {
+			for i := range 500 {
+				w.Header().Set(fmt.Sprintf("X-Hint-%d", i), "hint")
+			}
 			for range 5 {
 				w.WriteHeader(http.StatusEarlyHints)
 			}
