@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"crypto/tls"
-	"encoding/binary"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,6 +11,8 @@ import (
 
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/browser"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/caddy"
@@ -25,7 +26,7 @@ func TestHTTP3Requests(t *testing.T) {
 	s := newSetup(t, relay.Config{}, caddy.Config{})
 	page, conn := s.connectSameOrigin(t, "--enable-quic",
 		"--origin-to-force-quic-on=rtc.site.test:"+port(s.addr),
-		"--ignore-certificate-errors-spki-list="+s.leaf.SPKI(t))
+		"--ignore-certificate-errors-spki-list="+s.leaf.SPKI())
 	checkVia(t, conn.Request, "1.1 Caddy")
 
 	page.Run(t, "watchRTC.disconnect(); await watchRTC.setUserRating(5, 'e2e-comment')")
@@ -41,8 +42,9 @@ func TestHTTP3Requests(t *testing.T) {
 func TestHTTP3WebSocket(t *testing.T) {
 	s := newSetup(t, relay.Config{}, caddy.Config{})
 	stream := s.dialHTTP3(t)
-	if greeting := readText(t, stream); !strings.Contains(greeting, "connectionId") {
-		t.Errorf("greeting %q", greeting)
+	frames := wstest.NewReader(stream, false)
+	if greeting, err := frames.Next(); err != nil || !strings.Contains(string(greeting.Payload), "connectionId") {
+		t.Errorf("greeting %s, %v", greeting, err)
 	}
 	conn, err := s.relay.WaitConn(soon(t), 1)
 	if err != nil {
@@ -53,11 +55,15 @@ func TestHTTP3WebSocket(t *testing.T) {
 		t.Errorf("subprotocol %q, want 2.0", conn.Subprotocol)
 	}
 
-	writeFrame(t, stream, 0x81, `["over HTTP/3"]`)
+	if _, err := stream.Write(wstest.Encode(true, wstest.Message(`["over HTTP/3"]`))); err != nil {
+		t.Fatal(err)
+	}
 	if message, err := conn.WaitMessage(soon(t), 1); err != nil || string(message.Data) != `["over HTTP/3"]` {
 		t.Errorf("message %q, %v", message.Data, err)
 	}
-	writeFrame(t, stream, 0x88, "\x03\xe8")
+	if _, err := stream.Write(wstest.Encode(true, wstest.CloseFrame(wstest.NormalClosure))); err != nil {
+		t.Fatal(err)
+	}
 	if err := stream.Close(); err != nil { // its own direction
 		t.Fatal(err)
 	}
@@ -69,8 +75,11 @@ func TestHTTP3WebSocket(t *testing.T) {
 	if code, _ := conn.CloseCode(); code != 1000 {
 		t.Errorf("the relay saw close code %d, want 1000", code)
 	}
-	if rest, err := io.ReadAll(stream); err != nil || string(rest) != "\x88\x02\x03\xe8" {
-		t.Errorf("the client got %x, %v, want the Close frame and the end", rest, err)
+	if f, err := frames.Next(); err != nil || f.Opcode != wstest.Close || f.Code() != wstest.NormalClosure || len(f.Payload) != 2 {
+		t.Errorf("the client got %s, %v, want the Close frame", f, err)
+	}
+	if f, err := frames.Next(); err != io.EOF {
+		t.Errorf("the client got %s, %v, want the end", f, err)
 	}
 }
 
@@ -114,34 +123,4 @@ func (s *setup) dialHTTP3(t *testing.T) *http3.RequestStream {
 		t.Fatal(fmt.Sprint(response.Status, response.Header))
 	}
 	return stream
-}
-
-// readText reads one short frame.
-func readText(t *testing.T, r io.Reader) string {
-	t.Helper()
-	header := make([]byte, 2)
-	if _, err := io.ReadFull(r, header); err != nil {
-		t.Fatal(err)
-	}
-	size := int(header[1])
-	if size == 126 {
-		if _, err := io.ReadFull(r, header); err != nil {
-			t.Fatal(err)
-		}
-		size = int(binary.BigEndian.Uint16(header))
-	}
-	payload := make([]byte, size)
-	if _, err := io.ReadFull(r, payload); err != nil {
-		t.Fatal(err)
-	}
-	return string(payload)
-}
-
-// writeFrame writes one short frame, masked with zeros.
-func writeFrame(t *testing.T, w io.Writer, first byte, payload string) {
-	t.Helper()
-	frame := append([]byte{first, 0x80 | byte(len(payload)), 0, 0, 0, 0}, payload...)
-	if _, err := w.Write(frame); err != nil {
-		t.Fatal(err)
-	}
 }

@@ -1,21 +1,13 @@
 package e2e
 
 import (
-	"bufio"
 	"bytes"
 	"crypto/rand"
-	"crypto/sha1"
-	"crypto/tls"
-	"encoding/base64"
-	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"testing"
-	"time"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/caddy"
-	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/program"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/relay"
 )
 
@@ -56,37 +48,34 @@ func random(n int) []byte {
 // TestInvalidFrames sends each of them in each direction.
 func TestInvalidFrames(t *testing.T) {
 	s := newSetup(t, relay.Config{}, caddy.Config{})
-	conns := make(chan net.Conn, 1)
-	s.proxy.Load(t, s.site(startRaw(t, s, conns)))
+	raw := wstest.NewRelay(t, s.leaf.ServerConfig(), nil)
+	s.proxy.Load(t, s.site("wss://"+raw.Addr))
 	for name, data := range invalid {
 		t.Run(name, func(t *testing.T) {
 			t.Run("to relay", func(t *testing.T) {
-				client := s.dialRaw(t)
-				checkPassed(t, client, <-conns, data)
+				client, relay := s.openRaw(t, raw)
+				checkPassed(t, client, relay, data)
 			})
 			t.Run("to client", func(t *testing.T) {
-				client := s.dialRaw(t)
-				checkPassed(t, <-conns, client, data)
+				client, relay := s.openRaw(t, raw)
+				checkPassed(t, relay, client, data)
 			})
 		})
 	}
 }
 
 // checkPassed sends data and then the end, and checks that both come, unchanged.
-func checkPassed(t *testing.T, from, to net.Conn, data []byte) {
+func checkPassed(t *testing.T, from, to *wstest.Conn, data []byte) {
 	t.Helper()
 	defer to.Close()
 	defer from.Close()
 	if _, err := from.Write(data); err != nil {
 		t.Fatal(err)
 	}
-	if err := from.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
+	if err := from.CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
-	if err := to.SetReadDeadline(time.Now().Add(patience)); err != nil {
-		t.Fatal(err)
-	}
-	got, err := io.ReadAll(to)
+	got, err := to.ReadToEnd()
 	if err != nil {
 		t.Errorf("after %d bytes: %v", len(got), err)
 	}
@@ -95,39 +84,25 @@ func checkPassed(t *testing.T, from, to net.Conn, data []byte) {
 	}
 }
 
-// startRaw answers handshakes and hands the connections over.
-func startRaw(t *testing.T, s *setup, conns chan<- net.Conn) string {
+// openRaw opens a tunnel of which the test holds both ends.
+func (s *setup) openRaw(t *testing.T, raw *wstest.Relay) (client, relay *wstest.Conn) {
 	t.Helper()
-	return startUpstream(t, s, program.NewLog(t, "raw"), func(w http.ResponseWriter, r *http.Request) {
-		conn, _, err := http.NewResponseController(w).Hijack()
-		if err != nil {
-			return
-		}
-		sum := sha1.Sum([]byte(r.Header.Get("Sec-WebSocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
-		fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
-			"Sec-WebSocket-Accept: %s\r\n\r\n", base64.StdEncoding.EncodeToString(sum[:]))
-		conns <- conn
-	})
-}
-
-// dialRaw makes the handshake by hand.
-func (s *setup) dialRaw(t *testing.T) net.Conn {
-	t.Helper()
-	conn, err := tls.Dial("tcp", s.addr, &tls.Config{RootCAs: s.ca.Pool})
+	client, err := wstest.Dialer{TLS: s.ca.ClientConfig("proxy.test")}.Dial(soon(t), "tcp", s.addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { conn.Close() })
-	fmt.Fprintf(conn, "GET %s?apiKey=k HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n\r\n",
-		mount, s.addr, base64.StdEncoding.EncodeToString(random(16)))
-	r := bufio.NewReader(conn)
-	response, err := http.ReadResponse(r, nil)
-	if err != nil {
+	t.Cleanup(func() { client.Close() })
+	opened := make(chan error, 1)
+	go func() {
+		_, err := client.Handshake(mount+"?apiKey=k", "Host: "+s.addr)
+		opened <- err
+	}()
+	relay = raw.Next()
+	if _, err := relay.AcceptHandshake(); err != nil {
 		t.Fatal(err)
 	}
-	if response.StatusCode != http.StatusSwitchingProtocols || r.Buffered() > 0 {
-		t.Fatalf("%s, with %d bytes after it", response.Status, r.Buffered())
+	if err := <-opened; err != nil {
+		t.Fatal(err)
 	}
-	return conn
+	return client, relay
 }

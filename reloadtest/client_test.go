@@ -3,7 +3,6 @@
 package reloadtest
 
 import (
-	"bufio"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -15,15 +14,13 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
-const (
-	wsKey = "dGhlIHNhbXBsZSBub25jZQ==" // of RFC 6455, section 1.3
-
-	// patience is for what happens in milliseconds on a machine with nothing else
-	// to do. No test depends on it unless something is broken.
-	patience = time.Minute
-)
+// patience is for what happens in milliseconds on a machine with nothing else to do.
+// No test depends on it unless something is broken.
+const patience = time.Minute
 
 var ids atomic.Uint64
 
@@ -48,20 +45,15 @@ func (r refused) Error() string {
 
 // shake opens a WebSocket on conn. options are added to the query.
 func shake(conn net.Conn, id uint64, options string) (*peer, error) {
-	fmt.Fprintf(conn, "GET /websocket?apiKey=k&sessionId=%d%s HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"+
-		"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n\r\n", id, options, wsKey)
-	r := bufio.NewReaderSize(conn, 512)
-	response, err := http.ReadResponse(r, nil)
+	c := wstest.NewConn(conn, true)
+	response, err := c.Handshake(fmt.Sprintf("/websocket?apiKey=k&sessionId=%d%s", id, options), "Host: localhost")
+	if response != nil && response.StatusCode != http.StatusSwitchingProtocols {
+		return nil, refused{response.StatusCode, response.Header.Get("Retry-After")}
+	}
 	if err != nil {
 		return nil, err
 	}
-	if response.StatusCode != http.StatusSwitchingProtocols {
-		return nil, refused{response.StatusCode, response.Header.Get("Retry-After")}
-	}
-	if accept := response.Header.Get("Sec-WebSocket-Accept"); accept != acceptFor(wsKey) {
-		return nil, fmt.Errorf("Sec-WebSocket-Accept %q", accept)
-	}
-	return newPeer(conn, r, id, true), nil
+	return newPeer(c, c.R, id, true), nil
 }
 
 // dial opens a WebSocket to addr. A reload closes the old listener only after it

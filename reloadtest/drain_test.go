@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 // linger is how long a tunnel may live on once it was told to go.
@@ -55,7 +57,7 @@ func (f *fleet) checkDrained(t testing.TB, begun time.Time, window time.Duration
 		leg := f.leg(p.id)
 		atClient, ok1 := p.awaitEnd(time.Until(begun.Add(window + linger + patience)))
 		atRelay, ok2 := leg.awaitEnd(patience)
-		if !ok1 || !ok2 || atClient.code != goingAway || atRelay.code != goingAway || atClient.err != nil || atRelay.err != nil {
+		if !ok1 || !ok2 || atClient.code != wstest.GoingAway || atRelay.code != wstest.GoingAway || atClient.err != nil || atRelay.err != nil {
 			t.Errorf("tunnel %d: client %v, relay %v", p.id, atClient, atRelay)
 			continue
 		}
@@ -217,7 +219,7 @@ func TestAtOnce(t *testing.T) {
 			for _, peer := range peers {
 				atClient, ok1 := peer.awaitEnd(patience)
 				atRelay, ok2 := relay.leg(peer.id).awaitEnd(patience)
-				if !ok1 || !ok2 || atClient.code != goingAway || atRelay.code != goingAway || atClient.err != nil || atRelay.err != nil {
+				if !ok1 || !ok2 || atClient.code != wstest.GoingAway || atRelay.code != wstest.GoingAway || atClient.err != nil || atRelay.err != nil {
 					t.Errorf("tunnel %d: client %v, relay %v", peer.id, atClient, atRelay)
 				}
 			}
@@ -263,7 +265,7 @@ func TestStalled(t *testing.T) {
 			remove(p, cfg)
 			for _, peer := range append(before, after...) {
 				e, ok := peer.awaitEnd(patience)
-				if !ok || e.code != goingAway || e.err != nil {
+				if !ok || e.code != wstest.GoingAway || e.err != nil {
 					t.Errorf("tunnel %d beside the stalled ones: %v", peer.id, e)
 				}
 				// They share the window with the stalled ones, whose own end comes
@@ -273,7 +275,7 @@ func TestStalled(t *testing.T) {
 				}
 			}
 			for _, peer := range stalled {
-				if e, ok := relay.leg(peer.id).awaitEnd(patience); !ok || e.code != goingAway {
+				if e, ok := relay.leg(peer.id).awaitEnd(patience); !ok || e.code != wstest.GoingAway {
 					t.Errorf("the relay's leg of stalled tunnel %d: %v", peer.id, e)
 				}
 			}

@@ -3,20 +3,21 @@
 package reloadtest
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"sync"
 	"time"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 // peer is one end of a tunnel, the client or the relay. Its reader runs in one
 // goroutine; whoever holds writing is its writer.
 type peer struct {
 	conn   io.ReadWriteCloser
-	r      strictReader
+	r      *wstest.Reader
 	id     uint64
 	client bool // masks its frames
 
@@ -41,15 +42,16 @@ func (e end) String() string {
 	return fmt.Sprintf("code %d, error %v", e.code, e.err)
 }
 
-func newPeer(conn io.ReadWriteCloser, r *bufio.Reader, id uint64, client bool) *peer {
-	p := &peer{conn: conn, id: id, client: client, r: strictReader{Reader: r, masked: !client}}
+// newPeer reads conn through r, which may have read ahead.
+func newPeer(conn io.ReadWriteCloser, r io.Reader, id uint64, client bool) *peer {
+	p := &peer{conn: conn, id: id, client: client, r: wstest.NewReader(r, !client)}
 	p.more.L = &p.mu
 	return p
 }
 
 // run reads until the leg ends, checks what comes and gives each message to
-// handle. A Close frame is answered as RFC 6455 asks: once the message that is
-// being sent is finished.
+// handle. It replies to a Close frame as RFC 6455 asks: once the message that is being
+// sent is finished.
 func (p *peer) run(handle func(message []byte) error) {
 	e := p.read(handle)
 	p.conn.Close()
@@ -60,37 +62,27 @@ func (p *peer) run(handle func(message []byte) error) {
 }
 
 func (p *peer) read(handle func([]byte) error) (e end) {
-	var whole []byte
 	for {
-		f, err := p.r.next()
+		m, err := p.r.NextMessage()
 		e.at = time.Now()
 		if err != nil {
 			e.err = err
 			return e
 		}
-		switch {
-		case f.opcode == opClose:
-			e.code = f.code()
-			e.err = p.answerClose(f)
-			return e
-		case f.opcode&0x8 != 0:
-			continue
-		case !f.fin:
-			whole = append(whole, f.payload...)
-			continue
-		case f.opcode == opContinuation:
-			f.payload = append(whole, f.payload...)
-			whole = nil
-		}
-		if e.err = checkMessage(f.payload, p.id, p.received()); e.err != nil {
+		if m.Opcode == wstest.Close {
+			e.code = m.Code()
+			e.err = p.replyToClose(m)
 			return e
 		}
-		// Counted before it is answered: whoever has the answer can rely on the count.
+		if e.err = wstest.CheckMessage(m.Payload, p.id, p.received()); e.err != nil {
+			return e
+		}
+		// Counted before it is sent back: whoever has the echo can rely on the count.
 		p.mu.Lock()
 		p.got++
 		p.more.Broadcast()
 		p.mu.Unlock()
-		if e.err = handle(f.payload); e.err != nil {
+		if e.err = handle(m.Payload); e.err != nil {
 			return e
 		}
 	}
@@ -103,20 +95,32 @@ func (p *peer) received() uint64 {
 	return p.got
 }
 
-// answerClose answers the Close frame f and waits for the end of the stream,
-// before which nothing may come.
-func (p *peer) answerClose(f frame) error {
+// replyToClose sends a Close frame back and waits for the end of the stream, before
+// which nothing may come.
+func (p *peer) replyToClose(f wstest.Frame) error {
 	p.writing.Lock()
 	defer p.writing.Unlock()
-	// The answer may find the leg closed: the proxy waits for it, but not for ever.
-	_, _ = p.conn.Write(closing(uint16(f.code())).encode(p.client))
+	// The leg may be closed by now: the proxy waits for the reply, but not for ever.
+	_ = p.write(wstest.CloseFrame(f.Code()))
 	if c, ok := p.conn.(interface{ CloseWrite() error }); ok && !p.client {
 		_ = c.CloseWrite()
 	}
-	if _, err := p.r.next(); err != io.EOF && !isReset(err) {
+	if _, err := p.r.Next(); err != io.EOF && !isReset(err) {
 		return fmt.Errorf("after the Close frame: %w", err)
 	}
 	return nil
+}
+
+// write writes frames in one write. p.writing is held.
+func (p *peer) write(frames ...wstest.Frame) error {
+	_, err := p.conn.Write(wstest.Encode(p.client, frames...))
+	return err
+}
+
+// next returns the frames of the next message. p.writing is held.
+func (p *peer) next(size, n int) []wstest.Frame {
+	p.sent++
+	return wstest.Fragments(wstest.Binary, wstest.StampedMessage(p.id, p.sent-1, size), n)
 }
 
 // isReset: the other side closed before it had read all that was on its way.
@@ -132,25 +136,13 @@ func (p *peer) send(size, n int) error {
 	return p.sendLocked(size, n)
 }
 
-func (p *peer) sendLocked(size, n int) error {
-	var wire []byte
-	for _, f := range fragments(message(p.id, p.sent, size), n) {
-		wire = append(wire, f.encode(p.client)...)
-	}
-	p.sent++
-	_, err := p.conn.Write(wire)
-	return err
-}
+func (p *peer) sendLocked(size, n int) error { return p.write(p.next(size, n)...) }
 
 // sendSlowly writes a message of n frames in steps pieces, one at each tick.
 func (p *peer) sendSlowly(size, n, steps int, tick <-chan time.Time) error {
 	p.writing.Lock()
 	defer p.writing.Unlock()
-	var wire []byte
-	for _, f := range fragments(message(p.id, p.sent, size), n) {
-		wire = append(wire, f.encode(p.client)...)
-	}
-	p.sent++
+	wire := wstest.Encode(p.client, p.next(size, n)...)
 	for i := range steps {
 		if _, err := p.conn.Write(wire[len(wire)*i/steps : len(wire)*(i+1)/steps]); err != nil {
 			return err
@@ -164,8 +156,7 @@ func (p *peer) sendSlowly(size, n, steps int, tick <-chan time.Time) error {
 // function writes the rest.
 func (p *peer) sendHalf(size int) (rest func() error, err error) {
 	p.writing.Lock()
-	wire := frame{fin: true, opcode: opBinary, payload: message(p.id, p.sent, size)}.encode(p.client)
-	p.sent++
+	wire := wstest.Encode(p.client, p.next(size, 1)...)
 	if _, err := p.conn.Write(wire[:len(wire)/2]); err != nil {
 		p.writing.Unlock()
 		return nil, err
@@ -183,19 +174,9 @@ func (p *peer) awaitAll(timeout time.Duration) error {
 	p.writing.Lock()
 	want := p.sent
 	p.writing.Unlock()
-	late := false
-	timer := time.AfterFunc(timeout, func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		late = true
-		p.more.Broadcast()
-	})
-	defer timer.Stop()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for p.got < want && !p.over && !late {
-		p.more.Wait()
-	}
+	p.await(timeout, func() bool { return p.got >= want })
 	if p.over || p.got < want {
 		return fmt.Errorf("tunnel %d: %d of %d messages came back; over: %t, %v", p.id, p.got, want, p.over, p.end)
 	}
@@ -204,6 +185,14 @@ func (p *peer) awaitAll(timeout time.Duration) error {
 
 // awaitEnd returns how the leg ended; ok is false if it has not.
 func (p *peer) awaitEnd(timeout time.Duration) (e end, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.await(timeout, func() bool { return false })
+	return p.end, p.over
+}
+
+// await waits until done, the end of the leg, or the timeout. p.mu is held.
+func (p *peer) await(timeout time.Duration, done func() bool) {
 	late := false
 	timer := time.AfterFunc(timeout, func() {
 		p.mu.Lock()
@@ -212,10 +201,7 @@ func (p *peer) awaitEnd(timeout time.Duration) (e end, ok bool) {
 		p.more.Broadcast()
 	})
 	defer timer.Stop()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for !p.over && !late {
+	for !done() && !p.over && !late {
 		p.more.Wait()
 	}
-	return p.end, p.over
 }

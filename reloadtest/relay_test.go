@@ -3,24 +3,21 @@
 package reloadtest
 
 import (
-	"bufio"
-	"crypto/sha1"
 	"crypto/tls"
-	"encoding/base64"
-	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strconv"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 // relay takes WebSockets over TLS and sends each message back. The query of the
 // handshake changes that:
 //
-//	slow=1  answers with large messages of many frames, sent bit by bit
+//	slow=1  sends large messages of many frames, sent bit by bit
 //	flood=1 sends without end, whether or not anyone reads
 //	held=1  waits for the channel that it sends on held to be closed
 //
@@ -37,54 +34,30 @@ type relay struct {
 
 func startRelay(t testing.TB) *relay {
 	t.Helper()
-	ln, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
-		Certificates:     []tls.Certificate{testCA.Issue("localhost", "127.0.0.1").TLS},
-		CurvePreferences: []tls.CurveID{tls.X25519, tls.CurveP256},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := &relay{addr: ln.Addr().String(), held: make(chan chan struct{}), legs: make(map[uint64]*peer)}
+	config := testCA.Issue("localhost", "127.0.0.1").ServerConfig()
+	config.CurvePreferences = []tls.CurveID{tls.X25519, tls.CurveP256}
+	r := &relay{held: make(chan chan struct{}), legs: make(map[uint64]*peer)}
 	r.more.L = &r.mu
-	var serving sync.WaitGroup
-	serving.Go(func() {
-		for {
-			conn, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			serving.Go(func() { r.serve(conn) })
-		}
-	})
-	t.Cleanup(func() {
-		ln.Close()
-		r.mu.Lock()
-		for _, leg := range r.legs {
-			leg.conn.Close()
-		}
-		r.mu.Unlock()
-		serving.Wait()
-	})
+	r.addr = wstest.NewRelay(t, config, r.serve).Addr
 	return r
 }
 
-func (r *relay) serve(conn net.Conn) {
-	defer conn.Close()
-	br := bufio.NewReaderSize(conn, 512)
-	req, err := http.ReadRequest(br)
+func (r *relay) serve(c *wstest.Conn) {
+	c.SetDeadline(time.Time{}) // some tunnels outlive wstest.Patience
+	req, err := http.ReadRequest(c.R)
 	if err != nil {
 		return
 	}
 	query := req.URL.Query()
 	id, err := strconv.ParseUint(query.Get("sessionId"), 10, 64)
 	if query.Has("pour") {
-		fmt.Fprint(conn, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
-		io.Copy(conn, zeros{})
+		c.WriteResponseHead("200 OK", "Connection: close")
+		io.Copy(c, zeros{})
 		return
 	}
 	if err != nil {
 		io.Copy(io.Discard, req.Body)
-		fmt.Fprint(conn, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nrelay")
+		c.WriteResponse("200 OK", "relay", "Connection: close")
 		return
 	}
 	if query.Has("held") {
@@ -92,8 +65,9 @@ func (r *relay) serve(conn net.Conn) {
 		r.held <- resume
 		<-resume
 	}
-	fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: %s\r\n\r\n", acceptFor(req.Header.Get("Sec-WebSocket-Key")))
-	leg := newPeer(conn, br, id, false)
+	c.WriteResponseHead("101 Switching Protocols", "Connection: Upgrade", "Upgrade: websocket",
+		"Sec-WebSocket-Accept: "+wstest.Accept(req.Header.Get("Sec-WebSocket-Key")))
+	leg := newPeer(c, c.R, id, false)
 	r.mu.Lock()
 	r.legs[id] = leg
 	r.more.Broadcast()
@@ -151,10 +125,4 @@ func (r *relay) await(id uint64) *peer {
 		r.more.Wait()
 	}
 	return r.legs[id]
-}
-
-// acceptFor returns the Sec-WebSocket-Accept for key (RFC 6455, section 4.2.2).
-func acceptFor(key string) string {
-	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
-	return base64.StdEncoding.EncodeToString(sum[:])
 }

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 // TestRestart replaces a process by a new one, on one host and without a load
@@ -138,7 +140,7 @@ func (c *client) run(addr string) {
 		go func() { defer close(over); current.run(ignore) }()
 		select {
 		case <-over:
-			if e, _ := current.awaitEnd(patience); e.code != goingAway || e.err != nil {
+			if e, _ := current.awaitEnd(patience); e.code != wstest.GoingAway || e.err != nil {
 				c.err = errors.New("it was not sent away: " + e.String())
 				return
 			}

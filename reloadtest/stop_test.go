@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 // checkSentAway checks that each tunnel has ended with a Close frame 1001 for both
@@ -20,7 +22,7 @@ func checkSentAway(t testing.TB, relay *relay, peers []*peer) {
 	for i, p := range peers {
 		atClient, ok1 := p.awaitEnd(patience)
 		atRelay, ok2 := relay.await(p.id).awaitEnd(patience)
-		if !ok1 || !ok2 || atClient.code != goingAway || atClient.err != nil || atRelay.code != goingAway || atRelay.err != nil {
+		if !ok1 || !ok2 || atClient.code != wstest.GoingAway || atClient.err != nil || atRelay.code != wstest.GoingAway || atRelay.err != nil {
 			t.Errorf("tunnel %d of %d: client %v, relay %v", i, len(peers), atClient, atRelay)
 		}
 	}

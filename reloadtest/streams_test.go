@@ -3,7 +3,6 @@
 package reloadtest
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -21,6 +20,8 @@ import (
 	"github.com/quic-go/quic-go/http3"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 // TestStopStreams stops the process while WebSockets over HTTP/1.1, HTTP/2 and
@@ -69,7 +70,7 @@ func TestStopStreams(t *testing.T) {
 			for i, peer := range peers {
 				e, ok1 := peer.awaitEnd(patience)
 				r, ok2 := relay.leg(peer.id).awaitEnd(patience)
-				if !ok1 || !ok2 || e.code != goingAway || e.err != nil || r.code != goingAway || r.err != nil {
+				if !ok1 || !ok2 || e.code != wstest.GoingAway || e.err != nil || r.code != wstest.GoingAway || r.err != nil {
 					t.Errorf("tunnel %d: client %v, relay %v", i, e, r)
 				}
 			}
@@ -190,7 +191,7 @@ func (c *http2Conn) open(t testing.TB, options string) *peer {
 	if status := <-s.status; status != "200" {
 		t.Fatalf("status %q over HTTP/2", status)
 	}
-	p := newPeer(s, bufio.NewReaderSize(s, 512), id, true)
+	p := newPeer(s, s, id, true)
 	go p.run(ignore)
 	return p
 }
@@ -300,7 +301,7 @@ func requestHTTP3(t testing.TB, conn *http3.ClientConn, options string) *peer {
 	if response.StatusCode != http.StatusOK {
 		t.Fatalf("status %s over HTTP/3", response.Status)
 	}
-	return newPeer(s, bufio.NewReaderSize(s, 512), id, true)
+	return newPeer(s, s, id, true)
 }
 
 // TestStopVanished: clients over HTTP/2 and HTTP/3 that are gone, or have stopped

@@ -4,13 +4,15 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
-	"encoding/binary"
 	"errors"
 	"io"
 	"net"
 	"os"
+	"slices"
 	"syscall"
 	"time"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/bench/internal/load"
 	"github.com/caddy-watchrtc/watchrtc-proxy/bench/internal/relay"
@@ -40,9 +42,10 @@ type endpoint struct {
 	role
 	ledger  *ledger
 	conn    net.Conn // over the ledger
-	r       *bufio.Reader
+	frames  *wstest.Reader
 	sent    int64 // payload
-	scratch []byte
+	payload []byte
+	wire    []byte
 
 	received    received // once received from
 	writeFailed bool     // because the connection was reset
@@ -81,19 +84,21 @@ func (e *endpoint) handshake() error {
 			return err
 		}
 	}
-	e.r = bufio.NewReaderSize(e.conn, 16<<10)
+	r := bufio.NewReaderSize(e.conn, 16<<10)
+	e.frames = wstest.NewReader(r, !e.Client)
+	e.frames.Reuse = true
 	if e.Client {
 		target := load.Target{TLS: &tls.Config{ServerName: "proxy.test"}}
 		if _, err := e.conn.Write(target.Upgrade(e.ID)); err != nil {
 			return err
 		}
-		return load.ReadUpgrade(e.r)
+		return load.ReadUpgrade(r)
 	}
-	head, err := wire.ReadHead(e.r)
+	head, err := wire.ReadHead(r)
 	if err != nil {
 		return err
 	}
-	_, err = e.conn.Write(relay.Upgraded(wire.AcceptKey(wire.Field(head, "Sec-WebSocket-Key"))))
+	_, err = e.conn.Write(relay.Upgraded(wstest.Accept(string(wire.Field(head, "Sec-WebSocket-Key")))))
 	return err
 }
 
@@ -116,7 +121,7 @@ func (e *endpoint) startTLS() error {
 
 // send sends a message with the next size bytes of payload.
 func (e *endpoint) send(size int) error {
-	if _, err := e.conn.Write(e.frame(size, size)); err != nil {
+	if _, err := e.conn.Write(e.frame(size)); err != nil {
 		e.writeFailed = errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 		return err
 	}
@@ -127,7 +132,8 @@ func (e *endpoint) send(size int) error {
 
 // sendPart sends a frame that lacks the second half of its payload.
 func (e *endpoint) sendPart(size int) error {
-	if _, err := e.conn.Write(e.frame(2*size, size)); err != nil {
+	frame := e.frame(2 * size)
+	if _, err := e.conn.Write(frame[:len(frame)-size]); err != nil {
 		return err
 	}
 	e.sent += int64(size)
@@ -135,30 +141,17 @@ func (e *endpoint) sendPart(size int) error {
 	return nil
 }
 
-// frame has a masking key of zero, which leaves the payload as it is.
-func (e *endpoint) frame(announced, size int) []byte {
-	b := append(e.scratch[:0], 0x82, 127)
-	if e.Client {
-		b[1] |= 0x80
-	}
-	b = binary.BigEndian.AppendUint64(b, uint64(announced))
-	if e.Client {
-		b = append(b, 0, 0, 0, 0)
-	}
-	head := len(b)
-	b = append(b, make([]byte, size)...)
-	fill(b[head:], e.direction(true), e.sent)
-	e.scratch = b
-	return b
+// frame returns a frame with the next size bytes of payload.
+func (e *endpoint) frame(size int) []byte {
+	e.payload = slices.Grow(e.payload[:0], size)[:size]
+	wstest.Pattern(e.payload, e.direction(true), uint64(e.sent))
+	e.wire = wstest.Frame{Fin: true, Opcode: wstest.Binary, Payload: e.payload}.AppendTo(e.wire[:0], e.Client)
+	return e.wire
 }
 
 // sendClose sends a Close frame, 1000.
 func (e *endpoint) sendClose() error {
-	b := []byte{0x88, 2, 3, 0xe8}
-	if e.Client {
-		b = []byte{0x88, 0x82, 0, 0, 0, 0, 3, 0xe8}
-	}
-	_, err := e.conn.Write(b)
+	_, err := e.conn.Write(wstest.Encode(e.Client, wstest.CloseFrame(wstest.NormalClosure)))
 	return err
 }
 
@@ -178,57 +171,24 @@ func (e *endpoint) reset() { _ = errors.Join(e.ledger.SetLinger(0), e.ledger.Clo
 // receive reads until the end, and calls onClose at a Close frame.
 func (e *endpoint) receive(onClose func()) {
 	r := &e.received
-	want, got := make([]byte, 16<<10), make([]byte, 16<<10)
 	for {
-		opcode, size, err := e.readHead()
-		for ; err == nil && size > 0; r.inFrame = size > 0 {
-			part := got[:min(size, int64(len(got)))]
-			var n int
-			n, err = e.r.Read(part)
-			if opcode == 2 {
-				fill(want[:n], e.direction(false), r.payload)
-				r.damaged = r.damaged || string(want[:n]) != string(part[:n])
-				r.payload += int64(n)
-			}
-			size -= int64(n)
+		f, err := e.frames.Next()
+		if f.Opcode == wstest.Binary {
+			r.damaged = r.damaged || wstest.CheckPattern(f.Payload, e.direction(false), uint64(r.payload)) != nil
+			r.payload += int64(len(f.Payload))
+		}
+		if errors.Is(err, io.ErrUnexpectedEOF) {
+			r.inFrame, err = true, io.EOF
 		}
 		if err != nil {
 			r.err = err
 			return
 		}
-		if opcode == 8 {
+		if f.Opcode == wstest.Close {
 			r.closed = true
 			onClose()
 		}
 	}
-}
-
-func (e *endpoint) readHead() (opcode byte, size int64, err error) {
-	var b [8]byte
-	if b[0], err = e.r.ReadByte(); err != nil {
-		return 0, 0, err
-	}
-	opcode = b[0] & 15
-	e.received.inFrame = true
-	if b[0], err = e.r.ReadByte(); err != nil {
-		return 0, 0, err
-	}
-	masked, length := b[0]&0x80 != 0, b[0]&0x7f
-	if length == 127 {
-		if _, err := io.ReadFull(e.r, b[:]); err != nil {
-			return 0, 0, err
-		}
-		size = int64(binary.BigEndian.Uint64(b[:]))
-	} else {
-		size = int64(length)
-	}
-	if masked {
-		if _, err := e.r.Discard(4); err != nil {
-			return 0, 0, err
-		}
-	}
-	e.received.inFrame = size > 0
-	return opcode, size, nil
 }
 
 // sawOrderlyEnd says whether what came in ended as an orderly end of the other

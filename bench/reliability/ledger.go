@@ -10,17 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fill writes what stands at offset in the payload of a direction: words that
-// hold their own number, so that a byte lost, doubled or moved is seen.
-func fill(p []byte, direction uint64, offset int64) {
-	for len(p) > 0 {
-		var word [8]byte
-		binary.LittleEndian.PutUint64(word[:], (direction<<40^uint64(offset/8))*0x9e3779b97f4a7c15)
-		n := copy(p, word[offset%8:])
-		p, offset = p[n:], offset+int64(n)
-	}
-}
-
 // ledger is what was written to a TCP connection, and how much of it the other
 // side's kernel has acknowledged.
 type ledger struct {

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"os"
 	"sync"
@@ -146,26 +145,6 @@ func TestPayloadAt(t *testing.T) {
 		if got := payloadAt(entries, wire); got != want {
 			t.Errorf("%d bytes on the wire hold %d, not %d", wire, got, want)
 		}
-	}
-}
-
-// TestFill cuts a payload into pieces.
-func TestFill(t *testing.T) {
-	whole := make([]byte, 1000)
-	fill(whole, 7, 0)
-	rng := rand.New(rand.NewPCG(1, 1))
-	for range 100 {
-		from := rng.IntN(len(whole))
-		piece := make([]byte, rng.IntN(len(whole)-from))
-		fill(piece, 7, int64(from))
-		if string(piece) != string(whole[from:from+len(piece)]) {
-			t.Fatalf("%d bytes from %d differ", len(piece), from)
-		}
-	}
-	moved := make([]byte, 16)
-	fill(moved, 7, 8)
-	if string(moved) == string(whole[:16]) {
-		t.Error("the payload does not tell where it belongs")
 	}
 }
 

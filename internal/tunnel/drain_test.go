@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 // A thousand tunnels, some of them in the middle of something at any time: oldest
@@ -94,19 +96,19 @@ var begun = []struct {
 	stream []byte
 	sent   int // bytes of stream, before
 }{
-	{"a header", true, text("hello").encode(true), 1},
-	{"a masking key", true, text("hello").encode(true), 4},
-	{"a payload", true, text("hello").encode(true), 10},
-	{"a large frame", true, wsFrame{true, opBinary, pattern(40 << 10)}.encode(true), 30 << 10},
-	{"a control frame", true, ping().encode(true), 6},
-	{"a message", true, encodeAll(true, part(opText, "a"), wsFrame{true, opContinuation, []byte("b")}), 7},
+	{"a header", true, encode(true, wstest.Message("hello")), 1},
+	{"a masking key", true, encode(true, wstest.Message("hello")), 4},
+	{"a payload", true, encode(true, wstest.Message("hello")), 10},
+	{"a large frame", true, encode(true, binaryFrame(pattern(40<<10))), 30 << 10},
+	{"a control frame", true, encode(true, ping()), 6},
+	{"a message", true, encode(true, part(wstest.Text, "a"), last("b")), 7},
 	{
 		"a message with a control frame",
-		true, encodeAll(true, part(opText, "a"), ping(), wsFrame{true, opContinuation, []byte("b")}), 10,
+		true, encode(true, part(wstest.Text, "a"), ping(), last("b")), 10,
 	},
-	{"a header of the relay's", false, text("hello").encode(false), 1},
-	{"a payload of the relay's", false, text("hello").encode(false), 6},
-	{"a message of the relay's", false, encodeAll(false, part(opText, "a"), wsFrame{true, opContinuation, nil}), 3},
+	{"a header of the relay's", false, encode(false, wstest.Message("hello")), 1},
+	{"a payload of the relay's", false, encode(false, wstest.Message("hello")), 6},
+	{"a message of the relay's", false, encode(false, part(wstest.Text, "a"), last("")), 3},
 }
 
 func (c *peered) begun(client bool) (from, to *endpoint) {
@@ -127,17 +129,17 @@ func TestDrainWaitsForBoundary(t *testing.T) {
 				from.sendRaw(b.stream[:b.sent])
 				synctest.Wait()
 				r.lease.Release()
-				from.expect(closing(closeGoingAway)) // the other direction need not wait
+				from.expect(wstest.CloseFrame(closeGoingAway)) // the other direction need not wait
 				time.Sleep(linger - time.Second)
 				if got := to.buffered(); !bytes.Equal(got, b.stream[:b.sent]) {
 					t.Errorf("something was put into what was begun: %x", got)
 				}
-				from.sendRaw(slices.Concat(b.stream[b.sent:], text("too late").encode(b.client)))
+				from.sendRaw(slices.Concat(b.stream[b.sent:], encode(b.client, wstest.Message("too late"))))
 				synctest.Wait()
 				if got := to.buffered(); !bytes.HasPrefix(got, b.stream) {
 					t.Errorf("it did not arrive whole")
 				}
-				from.send(closing(1000))
+				from.send(wstest.CloseFrame(1000))
 				to.play()
 				from.play()
 				if code := to.closeCode(); code != closeGoingAway {
@@ -145,7 +147,7 @@ func TestDrainWaitsForBoundary(t *testing.T) {
 				}
 				to.ended(io.EOF)
 				for _, f := range to.got {
-					if string(f.payload) == "too late" {
+					if string(f.Payload) == "too late" {
 						t.Error("a message came after")
 					}
 				}
@@ -174,7 +176,7 @@ func TestDrainWaitsForBoundaryInVain(t *testing.T) {
 				if got, err := io.ReadAll(to); err != nil || !bytes.Equal(got, b.stream[:b.sent]) {
 					t.Errorf("then %x, %v", got[min(len(got), b.sent):], err)
 				}
-				from.expect(closing(closeGoingAway))
+				from.expect(wstest.CloseFrame(closeGoingAway))
 				from.expectEnd(io.EOF)
 			})
 		})
@@ -185,9 +187,9 @@ func TestDrainWaitsForBoundaryInVain(t *testing.T) {
 // follows, not even where it came in the middle of a message.
 func TestDrainBehindClose(t *testing.T) {
 	for _, client := range []bool{true, false} {
-		for name, before := range map[string][]wsFrame{
-			"between messages": {text("a")},
-			"in a message":     {part(opText, "a")},
+		for name, before := range map[string][]wstest.Frame{
+			"between messages": {wstest.Message("a")},
+			"in a message":     {part(wstest.Text, "a")},
 		} {
 			for _, late := range []bool{false, true} {
 				inBubble(t, 0, func(r *fixture) {
@@ -195,25 +197,25 @@ func TestDrainBehindClose(t *testing.T) {
 					from, to := c.begun(client)
 					from.send(before...)
 					if !late {
-						from.send(closing(1000))
+						from.send(wstest.CloseFrame(1000))
 					}
 					synctest.Wait()
 					r.lease.Release()
 					synctest.Wait()
-					if late && !to.in.inMessage && name == "between messages" {
-						to.expect(append(before, closing(closeGoingAway))...)
-						from.send(closing(1000))
-						to.send(closing(1000))
+					if late && !to.in.InMessage && name == "between messages" {
+						to.expect(append(before, wstest.CloseFrame(closeGoingAway))...)
+						from.send(wstest.CloseFrame(1000))
+						to.send(wstest.CloseFrame(1000))
 						to.expectEnd(io.EOF)
 						r.registry.Wait()
 						return
 					}
 					if late {
-						from.send(closing(1000))
+						from.send(wstest.CloseFrame(1000))
 					}
-					to.send(closing(1000))
+					to.send(wstest.CloseFrame(1000))
 					r.registry.Wait()
-					want := encodeAll(client, append(before, closing(1000))...)
+					want := encode(client, append(before, wstest.CloseFrame(1000))...)
 					if got, err := io.ReadAll(to); err != nil || !bytes.Equal(got, want) {
 						t.Errorf("%s: received %x, %v, want %x", name, got, err, want)
 					}
@@ -245,7 +247,7 @@ func TestDrainStuckClient(t *testing.T) {
 						continue
 					}
 					const header = 10
-					frame := wsFrame{true, opBinary, pattern(waiting - header)}.encodeAs(false, 127)
+					frame := binaryFrame(pattern(waiting-header)).AppendForm(nil, false, wstest.Form64)
 					go tunnels[i].relay.Write(frame)
 				}
 				synctest.Wait()

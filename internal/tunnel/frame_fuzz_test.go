@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 // reference is what there is to know about a stream.
@@ -40,7 +42,7 @@ func readAll(stream []byte) (ref reference) {
 			}
 		}
 		if opcode == 8 && ref.closeCode == 0 {
-			ref.closeCode = wsFrame{payload: payload}.code()
+			ref.closeCode = wstest.Frame{Payload: payload}.Code()
 			if ref.closeCode == 0 {
 				ref.closeCode = closeNoStatus // as meaningless as none
 			}
@@ -146,7 +148,7 @@ func cut(stream, cuts []byte) [][]byte {
 func BenchmarkScanner(b *testing.B) {
 	for _, payload := range []int{0, 16, 125, 1 << 10, 16 << 10, 1 << 20} {
 		b.Run(fmt.Sprintf("payload-%d", payload), func(b *testing.B) {
-			frame := wsFrame{true, opBinary, pattern(payload)}.encode(true)
+			frame := encode(true, binaryFrame(pattern(payload)))
 			b.SetBytes(int64(len(frame)))
 			b.ReportAllocs()
 			var s scanner

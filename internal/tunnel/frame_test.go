@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 // scanned is what a scanner has to say at some place of a stream.
@@ -27,51 +29,51 @@ var scannerCases = []struct {
 	{"a header without its mask", []byte{0x81, 0x80 | 5, 1, 2, 3}, scanned{0, false, 0}},
 	{"a header alone", []byte{0x81, 5}, scanned{1, false, 0}},
 
-	{"unmasked", text("hello").encode(false), scanned{1, true, 0}},
-	{"masked", text("hello").encode(true), scanned{1, true, 0}},
-	{"empty", text("").encode(false), scanned{1, true, 0}},
-	{"empty, masked", text("").encode(true), scanned{1, true, 0}},
-	{"empty, 16-bit length", text("").encodeAs(false, 126), scanned{1, true, 0}},
-	{"empty, 64-bit length, masked", text("").encodeAs(true, 127), scanned{1, true, 0}},
-	{"125 bytes", text(strings.Repeat("x", 125)).encode(false), scanned{1, true, 0}},
-	{"126 bytes", text(strings.Repeat("x", 126)).encode(false), scanned{1, true, 0}},
-	{"126 bytes, masked", text(strings.Repeat("x", 126)).encode(true), scanned{1, true, 0}},
-	{"65535 bytes", text(strings.Repeat("x", 65535)).encode(false), scanned{1, true, 0}},
-	{"65536 bytes", text(strings.Repeat("x", 65536)).encode(false), scanned{1, true, 0}},
-	{"65536 bytes, masked", text(strings.Repeat("x", 65536)).encode(true), scanned{1, true, 0}},
-	{"longer form than needed", text("hi").encodeAs(true, 127), scanned{1, true, 0}},
+	{"unmasked", encode(false, wstest.Message("hello")), scanned{1, true, 0}},
+	{"masked", encode(true, wstest.Message("hello")), scanned{1, true, 0}},
+	{"empty", encode(false, wstest.Message("")), scanned{1, true, 0}},
+	{"empty, masked", encode(true, wstest.Message("")), scanned{1, true, 0}},
+	{"empty, 16-bit length", wstest.Message("").AppendForm(nil, false, wstest.Form16), scanned{1, true, 0}},
+	{"empty, 64-bit length, masked", wstest.Message("").AppendForm(nil, true, wstest.Form64), scanned{1, true, 0}},
+	{"125 bytes", encode(false, wstest.Message(strings.Repeat("x", 125))), scanned{1, true, 0}},
+	{"126 bytes", encode(false, wstest.Message(strings.Repeat("x", 126))), scanned{1, true, 0}},
+	{"126 bytes, masked", encode(true, wstest.Message(strings.Repeat("x", 126))), scanned{1, true, 0}},
+	{"65535 bytes", encode(false, wstest.Message(strings.Repeat("x", 65535))), scanned{1, true, 0}},
+	{"65536 bytes", encode(false, wstest.Message(strings.Repeat("x", 65536))), scanned{1, true, 0}},
+	{"65536 bytes, masked", encode(true, wstest.Message(strings.Repeat("x", 65536))), scanned{1, true, 0}},
+	{"longer form than needed", wstest.Message("hi").AppendForm(nil, true, wstest.Form64), scanned{1, true, 0}},
 	{"the largest legal length", []byte{0x82, 127, 0x7f, 255, 255, 255, 255, 255, 255, 255, 1}, scanned{1, false, 0}},
 	{"a length with its top bit set", []byte{0x82, 127, 0x80, 0, 0, 0, 0, 0, 0, 0, 1}, scanned{1, false, 0}},
 	{"the largest length", append([]byte{0x82, 127}, bytes.Repeat([]byte{255}, 200)...), scanned{1, false, 0}},
 
-	{"a fragment", part(opText, "a").encode(false), scanned{1, false, 0}},
-	{"an empty fragment", part(opText, "").encode(true), scanned{1, false, 0}},
+	{"a fragment", encode(false, part(wstest.Text, "a")), scanned{1, false, 0}},
+	{"an empty fragment", encode(true, part(wstest.Text, "")), scanned{1, false, 0}},
 	{
 		"fragments with control frames between them",
-		encodeAll(true, part(opText, "a"), ping(), part(opContinuation, "b"), ping()),
+		encode(true, part(wstest.Text, "a"), ping(), part(wstest.Continuation, "b"), ping()),
 		scanned{4, false, 0},
 	},
 	{
 		"fragments and their end",
-		encodeAll(true, part(opText, "a"), ping(), part(opContinuation, "b"), wsFrame{true, opContinuation, nil}),
+		encode(true, part(wstest.Text, "a"), ping(), part(wstest.Continuation, "b"), last("")),
 		scanned{4, true, 0},
 	},
 	{"reserved bits and opcodes", append([]byte{0xf3, 1, 'x'}, 0xff, 0), scanned{2, true, 0}},
 
-	{"Close with a code", closing(1000).encode(false), scanned{1, true, 1000}},
-	{"Close with a code, masked", closing(4999).encode(true), scanned{1, true, 4999}},
-	{"Close with a code and a reason", wsFrame{true, opClose, []byte("\x03\xf3because")}.encode(true), scanned{1, true, 1011}},
-	{"Close, 16-bit length, masked", closing(1001).encodeAs(true, 126), scanned{1, true, 1001}},
-	{"Close, 64-bit length, masked", closing(1001).encodeAs(true, 127), scanned{1, true, 1001}},
-	{"Close without a code", closing(0).encode(false), scanned{1, true, closeNoStatus}},
-	{"Close without a code, masked", closing(0).encode(true), scanned{1, true, closeNoStatus}},
-	{"Close with half a code", wsFrame{true, opClose, []byte{3}}.encode(true), scanned{1, true, closeNoStatus}},
-	{"Close with the code 0", wsFrame{true, opClose, []byte{0, 0}}.encode(true), scanned{1, true, closeNoStatus}},
-	{"Close after messages", encodeAll(true, text("a"), text("b"), closing(1000)), scanned{3, true, 1000}},
-	{"Close inside a message", encodeAll(true, part(opText, "a"), closing(1000)), scanned{2, false, 1000}},
-	{"the first Close counts", encodeAll(false, closing(1000), closing(1001)), scanned{2, true, 1000}},
-	{"the first Close counts, without a code", encodeAll(false, closing(0), closing(1001)), scanned{2, true, closeNoStatus}},
-	{"a Close frame's first byte", closing(1000).encode(true)[:7], scanned{1, false, 0}},
+	{"Close with a code", encode(false, wstest.CloseFrame(1000)), scanned{1, true, 1000}},
+	{"Close with a code, masked", encode(true, wstest.CloseFrame(4999)), scanned{1, true, 4999}},
+	{"Close with a code and a reason", encode(true, wstest.Frame{Fin: true, Opcode: opClose, Payload: []byte("\x03\xf3because")}), scanned{1, true, 1011}},
+	{"Close, 16-bit length, masked", wstest.CloseFrame(1001).AppendForm(nil, true, wstest.Form16), scanned{1, true, 1001}},
+	{"Close, 64-bit length, masked", wstest.CloseFrame(1001).AppendForm(nil, true, wstest.Form64), scanned{1, true, 1001}},
+	{"Close without a code", encode(false, wstest.CloseFrame(0)), scanned{1, true, closeNoStatus}},
+	{"Close without a code, masked", encode(true, wstest.CloseFrame(0)), scanned{1, true, closeNoStatus}},
+	{"Close with half a code", encode(true, wstest.Frame{Fin: true, Opcode: opClose, Payload: []byte{3}}), scanned{1, true, closeNoStatus}},
+	{"Close with the code 0", encode(true, wstest.Frame{Fin: true, Opcode: opClose, Payload: []byte{0, 0}}), scanned{1, true, closeNoStatus}},
+	{"Close after messages", encode(true, wstest.Message("a"), wstest.Message("b"), wstest.CloseFrame(1000)), scanned{3, true, 1000}},
+	{"Close inside a message", encode(true, part(wstest.Text, "a"), wstest.CloseFrame(1000)), scanned{2, false, 1000}},
+	{"the first Close counts", encode(false, wstest.CloseFrame(1000), wstest.CloseFrame(1001)), scanned{2, true, 1000}},
+	{"the first Close counts, without a code", encode(false, wstest.CloseFrame(0), wstest.CloseFrame(1001)), scanned{2, true, closeNoStatus}},
+	{"a Close frame's first byte", encode(true, wstest.CloseFrame(1000))[:7], scanned{1, false, 0}},
 }
 
 func TestScanner(t *testing.T) {
@@ -108,13 +110,13 @@ func TestScanner(t *testing.T) {
 // Boundaries are only where a whole message, or a control frame outside of one,
 // has ended.
 func TestScanToBoundary(t *testing.T) {
-	stream := encodeAll(true,
-		text("one"),                 // 9 bytes
-		part(opText, "two"), ping(), // 9, 7
-		wsFrame{true, opContinuation, []byte("three")}, // 11
-		ping(),        // 7
-		text(""),      // 6
-		closing(1000), // 8
+	stream := encode(true,
+		wstest.Message("one"),            // 9 bytes
+		part(wstest.Text, "two"), ping(), // 9, 7
+		last("three"),           // 11
+		ping(),                  // 7
+		wstest.Message(""),      // 6
+		wstest.CloseFrame(1000), // 8
 	)
 	want := []int{9, 36, 43, 49, 57}
 	for size := 1; size <= len(stream); size++ {
@@ -141,9 +143,9 @@ func TestCloseFrame(t *testing.T) {
 	for _, masked := range []bool{false, true} {
 		for _, code := range []uint16{1000, closeGoingAway, 4999} {
 			frame := closeFrame(code, masked)
-			r := newStrictReader(bytes.NewReader(frame), masked)
-			f, err := r.next()
-			if err != nil || f.opcode != opClose || !f.fin || f.code() != int(code) || len(f.payload) != 2 {
+			r := wstest.NewReader(bytes.NewReader(frame), masked)
+			f, err := r.Next()
+			if err != nil || f.Opcode != opClose || !f.Fin || f.Code() != int(code) || len(f.Payload) != 2 {
 				t.Errorf("closeFrame(%d, %v) = %x: %+v, %v", code, masked, frame, f, err)
 			}
 			var s scanner

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 const idle = 10 * time.Minute
@@ -15,8 +17,8 @@ func TestIdle(t *testing.T) {
 		c := r.openIdle(idle)
 		for range 10 {
 			time.Sleep(idle - time.Second)
-			c.client.send(text("a"))
-			c.relay.expect(text("a"))
+			c.client.send(wstest.Message("a"))
+			c.relay.expect(wstest.Message("a"))
 			time.Sleep(idle - time.Second)
 			c.relay.send(ping())
 			c.client.expect(ping())
@@ -67,7 +69,7 @@ func TestIdleUnanswered(t *testing.T) {
 func TestIdleStuckClient(t *testing.T) {
 	inBubble(t, 0, func(r *fixture) {
 		c := r.openIdle(idle)
-		go c.relay.Write(wsFrame{true, opBinary, pattern(1 << 20)}.encode(false))
+		go c.relay.Write(encode(false, binaryFrame(pattern(1<<20))))
 		if s := r.summary(); s.Duration != idle+linger || s.Reason != "idle" {
 			t.Errorf("%+v", s)
 		}

@@ -8,6 +8,8 @@ import (
 	"net/http/httptest"
 	"syscall"
 	"testing"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 // streamTunnel is a tunnel whose client comes over an HTTP/2 stream.
@@ -94,13 +96,13 @@ func TestStreamLeg(t *testing.T) {
 // The relay's Close frame passes; then its end ends the stream.
 func TestStreamLegRelayEnds(t *testing.T) {
 	s := openStreamTunnel(t)
-	s.relay.Write(closing(1000).encode(false))
+	s.relay.Write(encode(false, wstest.CloseFrame(1000)))
 	if _, err := io.ReadFull(s.client, make([]byte, 4)); err != nil {
 		t.Fatal(err)
 	}
-	s.client.Write(closing(1000).encode(true))
+	s.client.Write(encode(true, wstest.CloseFrame(1000)))
 	s.client.Close()
-	if f, err := newStrictReader(s.relay, true).next(); err != nil || f.code() != 1000 {
+	if f, err := wstest.NewReader(s.relay, true).Next(); err != nil || f.Code() != 1000 {
 		t.Errorf("the relay gets %s, %v", f, err)
 	}
 	s.relay.Close()
@@ -119,7 +121,7 @@ func TestStreamLegRelayEnds(t *testing.T) {
 // cannot go out while the other direction runs. What came before arrives.
 func TestStreamLegEndsWithRelay(t *testing.T) {
 	s := openStreamTunnel(t)
-	want := append(wsFrame{true, opBinary, pattern(200_000)}.encode(false), closing(1000).encode(false)...)
+	want := append(encode(false, binaryFrame(pattern(200_000))), encode(false, wstest.CloseFrame(1000))...)
 	go func() {
 		s.relay.Write(want)
 		s.relay.Close()
@@ -185,16 +187,16 @@ func TestStreamLegClientAborts(t *testing.T) {
 func TestStreamLegDrained(t *testing.T) {
 	s := openStreamTunnel(t)
 	s.fixture.lease.Release()
-	client, relay := newStrictReader(s.client, false), newStrictReader(s.relay, true)
-	for _, r := range []*strictReader{client, relay} {
-		if f, err := r.next(); err != nil || f.code() != closeGoingAway {
+	client, relay := wstest.NewReader(s.client, false), wstest.NewReader(s.relay, true)
+	for _, r := range []*wstest.Reader{client, relay} {
+		if f, err := r.Next(); err != nil || f.Code() != closeGoingAway {
 			t.Errorf("got %s, %v", f, err)
 		}
 	}
-	s.client.Write(closing(1000).encode(true))
-	s.relay.Write(closing(1000).encode(false))
-	for _, r := range []*strictReader{client, relay} {
-		if f, err := r.next(); err != io.EOF {
+	s.client.Write(encode(true, wstest.CloseFrame(1000)))
+	s.relay.Write(encode(false, wstest.CloseFrame(1000)))
+	for _, r := range []*wstest.Reader{client, relay} {
+		if f, err := r.Next(); err != io.EOF {
 			t.Errorf("then %s, %v", f, err)
 		}
 	}
@@ -213,7 +215,7 @@ func TestStreamLegStuckClient(t *testing.T) {
 	s := openStreamTunnel(t)
 	written := make(chan error, 1)
 	go func() {
-		frame := wsFrame{true, opBinary, pattern(64 << 20)}.encode(false)
+		frame := encode(false, binaryFrame(pattern(64<<20)))
 		_, err := s.relay.Write(frame)
 		written <- err
 	}()

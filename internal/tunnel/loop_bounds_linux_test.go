@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 // byOwner calls f where the legs of l may be looked at, and waits.
@@ -412,7 +414,7 @@ func TestLoopDrainsLentTunnel(t *testing.T) {
 	for range 5 {
 		r := newLoopFixture(t)
 		l := openLoopTunnel(t, r, true, true)
-		frame := wsFrame{true, opBinary, pattern(200_000)}.encode(true)
+		frame := encode(true, binaryFrame(pattern(200_000)))
 		stop := make(chan struct{})
 		sent := make(chan uint64, 1)
 		go func() {
@@ -420,7 +422,7 @@ func TestLoopDrainsLentTunnel(t *testing.T) {
 			for {
 				select {
 				case <-stop:
-					l.client.Write(closing(1000).encode(true))
+					l.client.Write(encode(true, wstest.CloseFrame(1000)))
 					sent <- n
 					return
 				default:
@@ -429,32 +431,32 @@ func TestLoopDrainsLentTunnel(t *testing.T) {
 				}
 			}
 		}()
-		relay := newStrictReader(l.relay, true)
+		relay := wstest.NewReader(l.relay, true)
 		for range 50 {
-			if _, err := relay.next(); err != nil {
+			if _, err := relay.Next(); err != nil {
 				t.Fatal(err)
 			}
 		}
 		r.lease.Release()
 		go func() {
-			if f, err := newStrictReader(l.client, false).next(); err != nil || f.code() != closeGoingAway {
+			if f, err := wstest.NewReader(l.client, false).Next(); err != nil || f.Code() != closeGoingAway {
 				t.Errorf("the client gets %s, %v", f, err)
 			}
 			close(stop)
 		}()
 		var frames int
 		for {
-			f, err := relay.next()
+			f, err := relay.Next()
 			if err != nil {
 				t.Fatalf("after %d frames: %v", frames, err)
 			}
-			if f.opcode == opClose {
+			if f.Opcode == opClose {
 				break
 			}
 			frames++
 		}
-		l.relay.Write(closing(1000).encode(false))
-		if f, err := relay.next(); err != io.EOF {
+		l.relay.Write(encode(false, wstest.CloseFrame(1000)))
+		if f, err := relay.Next(); err != io.EOF {
 			t.Errorf("then %s, %v", f, err)
 		}
 		<-sent

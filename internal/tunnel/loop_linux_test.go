@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/pires/go-proxyproto"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 // loopTunnel is a tunnel over real sockets, in an event loop, and the peers at its ends.
@@ -343,7 +345,7 @@ func TestLoopDoesNotAllocate(t *testing.T) {
 	}
 	r := newLoopFixture(t)
 	l := openLoopTunnel(t, r, true, true)
-	message, got := encodeAll(true, wsFrame{true, opText, pattern(4096)}), make([]byte, 8192)
+	message, got := encode(true, wstest.Frame{Fin: true, Opcode: wstest.Text, Payload: pattern(4096)}), make([]byte, 8192)
 	roundTrip := func() {
 		if _, err := l.client.Write(message); err != nil {
 			t.Fatal(err)

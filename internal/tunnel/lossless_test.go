@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 // engineTest is a test over one engine, with or without TLS.
@@ -140,7 +142,7 @@ func TestCloseFrameThenReset(t *testing.T) {
 			s := open()
 			// Much of it is still to be sent when the reset comes.
 			innermost(s.relay).(*net.TCPConn).SetReadBuffer(8 << 10)
-			want := append(wsFrame{true, opBinary, pattern(60_000)}.encode(true), closing(4000).encode(true)...)
+			want := append(encode(true, binaryFrame(pattern(60_000))), encode(true, wstest.CloseFrame(4000))...)
 			first := len(want) / 2
 			if _, err := s.client.Write(want[:first]); err != nil {
 				t.Fatal(err)
@@ -279,19 +281,19 @@ func TestCutIsCounted(t *testing.T) {
 func TestDrainedPeerThatSaysMore(t *testing.T) {
 	eachEngine(t, func(t *testing.T, secure bool, open func() *socketTunnel) {
 		s := open()
-		want := wsFrame{true, opBinary, pattern(150_000)}.encode(false)
+		want := encode(false, binaryFrame(pattern(150_000)))
 		if _, err := s.relay.Write(want); err != nil {
 			t.Fatal(err)
 		}
 		awaitForwarded(t, &s.toClient, len(want))
 		s.fixture.lease.Release()
-		if f, err := newStrictReader(s.relay, true).next(); err != nil || f.code() != closeGoingAway {
+		if f, err := wstest.NewReader(s.relay, true).Next(); err != nil || f.Code() != closeGoingAway {
 			t.Fatalf("the relay gets %s, %v", f, err)
 		}
-		s.relay.Write(closing(1000).encode(false))
-		s.client.Write(append(closing(1000).encode(true), pattern(5000)...))
+		s.relay.Write(encode(false, wstest.CloseFrame(1000)))
+		s.client.Write(append(encode(true, wstest.CloseFrame(1000)), pattern(5000)...))
 		got, err := readSlowly(s.client)
-		if want = append(want, closing(closeGoingAway).encode(false)...); !bytes.Equal(got, want) {
+		if want = append(want, encode(false, wstest.CloseFrame(closeGoingAway))...); !bytes.Equal(got, want) {
 			t.Errorf("%d bytes of %d arrived, and %v", len(got), len(want), err)
 		}
 		s.client.Close()

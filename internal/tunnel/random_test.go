@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 var (
@@ -197,7 +199,7 @@ func (r *randomRound) startQuiet() (stop func()) {
 		t := r.connect(i%2 == 0, i%2 == 0)
 		t.open(r.quiet)
 		running.Go(func() {
-			message, got := text("hello").encode(true), make([]byte, 64)
+			message, got := encode(true, wstest.Message("hello")), make([]byte, 64)
 			for {
 				begun := time.Now()
 				t.client.conn.SetDeadline(begun.Add(noProgress))
@@ -321,7 +323,7 @@ var frameSizes = [...]int{0, 1, 125, 126, 1000, 4096, 16 << 10, 65535, 65536, 20
 var framesOf = sync.OnceValue(func() (of [2][len(frameSizes)][]byte) {
 	for i, size := range frameSizes {
 		for masked := range 2 {
-			of[masked][i] = wsFrame{true, opBinary, pattern(size)}.encode(masked == 1)
+			of[masked][i] = encode(masked == 1, binaryFrame(pattern(size)))
 		}
 	}
 	return of
@@ -351,7 +353,7 @@ type player struct {
 	conn   net.Conn
 	client bool
 	peer   *player
-	in     *strictReader
+	in     *wstest.Reader
 	told   chan struct{} // closed when the peer or the proxy wants to end
 
 	raw atomic.Int64 // bytes that have come
@@ -369,7 +371,7 @@ type player struct {
 
 func newPlayer(conn net.Conn, client bool, random *rand.Rand) *player {
 	p := &player{script: newScript(random), conn: conn, client: client, told: make(chan struct{})}
-	p.in = newStrictReader(p, !client)
+	p.in = wstest.NewReader(p, !client)
 	return p
 }
 
@@ -413,7 +415,7 @@ func (p *player) write() {
 	case endsByClosing:
 		p.conn.Close()
 	case endsNever, endsByClose:
-		frame := closing(1000).encode(p.client)
+		frame := encode(p.client, wstest.CloseFrame(1000))
 		p.mu.Lock()
 		p.size += len(frame)
 		p.mu.Unlock()
@@ -434,13 +436,13 @@ func (p *player) read(over chan struct{}) {
 		} else if p.deaf {
 			<-over
 		}
-		f, err := p.in.next()
+		f, err := p.in.Next()
 		if err != nil {
 			p.err = err
 			break
 		}
-		if f.opcode == opClose {
-			p.code = f.code()
+		if f.Opcode == opClose {
+			p.code = f.Code()
 			tell()
 			continue
 		}
@@ -453,10 +455,10 @@ func (p *player) read(over chan struct{}) {
 }
 
 // check reports whether f is the i-th frame that p has sent.
-func (p *player) check(i int, f wsFrame) error {
+func (p *player) check(i int, f wstest.Frame) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if i >= len(p.sent) || frameSizes[p.sent[i]] != len(f.payload) || !bytes.Equal(f.payload, pattern(len(f.payload))) {
+	if i >= len(p.sent) || frameSizes[p.sent[i]] != len(f.Payload) || !bytes.Equal(f.Payload, pattern(len(f.Payload))) {
 		return fmt.Errorf("frame %d was not sent: %s", i, f)
 	}
 	return nil
@@ -467,7 +469,7 @@ func (p *player) check(i int, f wsFrame) error {
 func (p *player) judge(delivered, undelivered uint64, cutOff bool) error {
 	received := uint64(p.raw.Load())
 	if p.code == closeGoingAway {
-		received -= uint64(len(closing(closeGoingAway).encode(!p.client)))
+		received -= uint64(len(encode(!p.client, wstest.CloseFrame(closeGoingAway))))
 	}
 	switch {
 	case p.bad != nil:

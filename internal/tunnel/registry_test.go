@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 func (r *fixture) groups() int {
@@ -24,8 +26,8 @@ func TestLeaseReplaced(t *testing.T) {
 			r.lease.Release()
 			r.lease = next
 			time.Sleep(time.Minute)
-			c.client.send(text("hello"))
-			c.relay.expect(text("hello"))
+			c.client.send(wstest.Message("hello"))
+			c.relay.expect(wstest.Message("hello"))
 		}
 		r.noneEnded()
 		if r.lease.Draining() || r.groups() != 1 {
@@ -114,7 +116,7 @@ func TestLeaseStopsDrain(t *testing.T) {
 			t.Errorf("%d tunnels have ended, want %d", n, count/2)
 		}
 		for _, c := range tunnels[count/2:] {
-			c.client.send(text("hello"))
+			c.client.send(wstest.Message("hello"))
 		}
 		synctest.Wait()
 		begun := time.Now()
@@ -127,7 +129,7 @@ func TestLeaseStopsDrain(t *testing.T) {
 			if code := c.client.closeCode(); code != closeGoingAway {
 				t.Errorf("client %d saw %d", i, code)
 			}
-			if i >= count/2 && string(c.relay.got[0].payload) != "hello" {
+			if i >= count/2 && string(c.relay.got[0].Payload) != "hello" {
 				t.Errorf("relay %d got %v", i, c.relay.got)
 			}
 		}

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 // A tunnel's state can be read while it lives, and it is gone when the tunnel is.
@@ -15,7 +17,7 @@ func TestState(t *testing.T) {
 		c := r.openIdle(time.Hour)
 		c.playBoth()
 		time.Sleep(time.Minute)
-		c.client.send(part(opText, "hello"), wsFrame{true, opContinuation, []byte("!")})
+		c.client.send(part(wstest.Text, "hello"), last("!"))
 		synctest.Wait()
 		time.Sleep(3 * time.Second)
 
@@ -101,8 +103,8 @@ func (r *fixture) carryHello(lease *Lease) {
 	relayLeg, relay := memPair(room)
 	tunnel := lease.Open(Info{}, ConnLeg(clientLeg, nil, false), ConnLeg(relayLeg, nil, false), 0)
 	c := &peered{tunnel, newEndpoint(r.t, client, true), newEndpoint(r.t, relay, false)}
-	c.client.send(text("hello"))
-	c.relay.expect(text("hello"))
+	c.client.send(wstest.Message("hello"))
+	c.relay.expect(wstest.Message("hello"))
 	c.playBoth()
 	c.client.sendClose()
 	r.summary()
@@ -167,7 +169,7 @@ func TestUpstreams(t *testing.T) {
 		for range 2 {
 			c := r.open()
 			c.playBoth()
-			c.client.send(text("hello"))
+			c.client.send(wstest.Message("hello"))
 		}
 		want("wss://relay.test", true, 2, nil)
 		ends := time.Now().Add(time.Minute)

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"syscall"
 	"testing"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 // socketTunnel is a tunnel over real sockets, with the engine that this platform has for
@@ -243,7 +245,7 @@ func TestSocketTunnelReset(t *testing.T) {
 func TestSocketTunnelDrain(t *testing.T) {
 	eachSocketTunnel(t, func(t *testing.T, open func(_, _ []byte) *socketTunnel) {
 		s := open(nil, nil)
-		half := text("hello").encode(true)
+		half := encode(true, wstest.Message("hello"))
 		if _, err := s.client.Write(half[:8]); err != nil {
 			t.Fatal(err)
 		}
@@ -251,26 +253,26 @@ func TestSocketTunnelDrain(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.fixture.lease.Release()
-		client := newStrictReader(s.client, false)
-		if f, err := client.next(); err != nil || f.opcode != opClose || f.code() != closeGoingAway {
+		client := wstest.NewReader(s.client, false)
+		if f, err := client.Next(); err != nil || f.Opcode != opClose || f.Code() != closeGoingAway {
 			t.Fatalf("the client gets %s, %v", f, err)
 		}
-		if _, err := s.client.Write(append(half[8:], closing(1000).encode(true)...)); err != nil {
+		if _, err := s.client.Write(append(half[8:], encode(true, wstest.CloseFrame(1000))...)); err != nil {
 			t.Fatal(err)
 		}
 		rest := make([]byte, len(half)-8)
 		if _, err := io.ReadFull(s.relay, rest); err != nil || !bytes.Equal(rest, half[8:]) {
 			t.Fatalf("the message was not finished: %x, %v", rest, err)
 		}
-		relay := newStrictReader(s.relay, true)
-		if f, err := relay.next(); err != nil || f.opcode != opClose || f.code() != closeGoingAway {
+		relay := wstest.NewReader(s.relay, true)
+		if f, err := relay.Next(); err != nil || f.Opcode != opClose || f.Code() != closeGoingAway {
 			t.Fatalf("the relay gets %s, %v", f, err)
 		}
-		if _, err := s.relay.Write(closing(1000).encode(false)); err != nil {
+		if _, err := s.relay.Write(encode(false, wstest.CloseFrame(1000))); err != nil {
 			t.Fatal(err)
 		}
-		for _, r := range []*strictReader{client, relay} {
-			if f, err := r.next(); err != io.EOF {
+		for _, r := range []*wstest.Reader{client, relay} {
+			if f, err := r.Next(); err != io.EOF {
 				t.Errorf("then comes %s, %v", f, err)
 			}
 		}
@@ -293,7 +295,7 @@ func TestSocketTunnelDrainStuck(t *testing.T) {
 		written := make(chan error, 1)
 		go func() {
 			var err error
-			for frame := (wsFrame{true, opBinary, pattern(1 << 20)}).encode(false); err == nil; {
+			for frame := encode(false, binaryFrame(pattern(1<<20))); err == nil; {
 				_, err = s.relay.Write(frame)
 			}
 			written <- err
@@ -303,7 +305,7 @@ func TestSocketTunnelDrainStuck(t *testing.T) {
 			return
 		}
 		s.fixture.lease.Release()
-		if f, err := newStrictReader(s.relay, true).next(); err != nil || f.code() != closeGoingAway {
+		if f, err := wstest.NewReader(s.relay, true).Next(); err != nil || f.Code() != closeGoingAway {
 			t.Errorf("%v: the relay gets %s, %v", pair, f, err)
 		}
 		s.fixture.registry.Wait()

@@ -10,16 +10,18 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 func TestTunnelCarriesBothWays(t *testing.T) {
 	inBubble(t, 0, func(r *fixture) {
 		c := r.open()
-		frames := []wsFrame{
-			text(""), text("hello"), ping(),
-			part(opBinary, strings.Repeat("x", 126)), ping(), part(opContinuation, ""),
-			{true, opContinuation, pattern(70_000)},
-			{true, opBinary, pattern(3 << 20)},
+		frames := []wstest.Frame{
+			wstest.Message(""), wstest.Message("hello"), ping(),
+			part(wstest.Binary, strings.Repeat("x", 126)), ping(), part(wstest.Continuation, ""),
+			{Fin: true, Opcode: wstest.Continuation, Payload: pattern(70_000)},
+			binaryFrame(pattern(3 << 20)),
 		}
 		inParallel(2, func(i int) {
 			from, to := c.client, c.relay
@@ -30,10 +32,10 @@ func TestTunnelCarriesBothWays(t *testing.T) {
 			to.expect(frames...)
 		})
 		c.playBoth()
-		c.client.send(closing(1000))
+		c.client.send(wstest.CloseFrame(1000))
 		s := r.summary()
-		sent := uint64(len(encodeAll(true, append(frames, closing(1000))...)))
-		received := uint64(len(encodeAll(false, append(frames, closing(1000))...)))
+		sent := uint64(len(encode(true, append(frames, wstest.CloseFrame(1000))...)))
+		received := uint64(len(encode(false, append(frames, wstest.CloseFrame(1000))...)))
 		if s.BytesToRelay != sent || s.BytesToClient != received {
 			t.Errorf("%d bytes to the relay and %d to the client, want %d and %d",
 				s.BytesToRelay, s.BytesToClient, sent, received)
@@ -52,7 +54,7 @@ func TestTunnelCarriesBothWays(t *testing.T) {
 func TestTunnelHoldsNothingBack(t *testing.T) {
 	inBubble(t, 0, func(r *fixture) {
 		c := r.open()
-		for _, p := range []byte(text("hello").encode(true)) {
+		for _, p := range []byte(encode(true, wstest.Message("hello"))) {
 			c.client.sendRaw([]byte{p})
 			got := make([]byte, 2)
 			if n, err := c.relay.Read(got); err != nil || n != 1 || got[0] != p {
@@ -81,29 +83,31 @@ var tunnelEnds = []struct {
 }{
 	{
 		"Close by the client",
-		func(r *fixture, c *peered) { c.client.send(closing(1000)) },
+		func(r *fixture, c *peered) { c.client.send(wstest.CloseFrame(1000)) },
 		ByClient, 1000, "close frame", io.EOF, io.EOF,
 	},
 	{
 		"Close by the client, without a code",
-		func(r *fixture, c *peered) { c.client.send(closing(0)) },
+		func(r *fixture, c *peered) { c.client.send(wstest.CloseFrame(0)) },
 		ByClient, closeNoStatus, "close frame", io.EOF, io.EOF,
 	},
 	{
 		"Close by the client, with the code 0",
-		func(r *fixture, c *peered) { c.client.send(wsFrame{true, opClose, []byte{0, 0}}) },
+		func(r *fixture, c *peered) {
+			c.client.send(wstest.Frame{Fin: true, Opcode: opClose, Payload: []byte{0, 0}})
+		},
 		ByClient, closeNoStatus, "close frame", io.EOF, io.EOF,
 	},
 	{
 		"Close by the relay",
-		func(r *fixture, c *peered) { c.relay.send(closing(1011)) },
+		func(r *fixture, c *peered) { c.relay.send(wstest.CloseFrame(1011)) },
 		ByRelay, 1011, "close frame", io.EOF, io.EOF,
 	},
 	{
 		"Close by the client, then a reset",
 		func(r *fixture, c *peered) {
 			c.relay.mute = true
-			c.client.send(closing(4000))
+			c.client.send(wstest.CloseFrame(4000))
 			synctest.Wait()
 			c.client.abort()
 		},
@@ -122,7 +126,7 @@ var tunnelEnds = []struct {
 	{
 		"end by the client inside a frame",
 		func(r *fixture, c *peered) {
-			c.client.sendRaw(text("hello").encode(true)[:8])
+			c.client.sendRaw(encode(true, wstest.Message("hello"))[:8])
 			c.client.CloseWrite()
 		},
 		ByClient, closeAbnormal, "end of stream", io.EOF, io.ErrUnexpectedEOF,
@@ -142,7 +146,7 @@ var tunnelEnds = []struct {
 		func(r *fixture, c *peered) {
 			c.relay.mute = true
 			c.relay.takeNoMore()
-			c.client.send(text("hello"))
+			c.client.send(wstest.Message("hello"))
 		},
 		ByRelay, closeAbnormal, "writing: " + syscall.EPIPE.Error(), syscall.ECONNRESET, errHere,
 	},
@@ -151,7 +155,7 @@ var tunnelEnds = []struct {
 		func(r *fixture, c *peered) {
 			c.client.mute = true
 			c.client.takeNoMore()
-			c.relay.send(text("hello"))
+			c.relay.send(wstest.Message("hello"))
 		},
 		ByClient, closeAbnormal, "writing: " + syscall.EPIPE.Error(), errHere, syscall.ECONNRESET,
 	},
@@ -169,7 +173,7 @@ var tunnelEnds = []struct {
 		"drained after the client's Close",
 		func(r *fixture, c *peered) {
 			c.relay.mute = true
-			c.client.send(closing(3000))
+			c.client.send(wstest.CloseFrame(3000))
 			synctest.Wait()
 			r.lease.Release()
 		},
@@ -230,14 +234,14 @@ func TestTunnelReasonWithoutAddresses(t *testing.T) {
 func TestTunnelHalfClose(t *testing.T) {
 	inBubble(t, 0, func(r *fixture) {
 		c := r.open()
-		c.client.send(text("last words"))
+		c.client.send(wstest.Message("last words"))
 		c.client.CloseWrite()
-		c.relay.expect(text("last words"))
+		c.relay.expect(wstest.Message("last words"))
 		c.relay.expectEnd(io.EOF)
 		for range 4 {
 			time.Sleep(time.Second)
-			c.relay.send(text("still here"))
-			c.client.expect(text("still here"))
+			c.relay.send(wstest.Message("still here"))
+			c.client.expect(wstest.Message("still here"))
 		}
 		r.noneEnded()
 		c.relay.Close()

@@ -44,7 +44,8 @@ func NewReader(r io.Reader, masked bool) *Reader {
 }
 
 // Next returns the next frame. io.EOF means that the stream ended between two
-// messages; anywhere else its end is io.ErrUnexpectedEOF.
+// messages; anywhere else its end is io.ErrUnexpectedEOF, and what had come of the
+// frame's payload is returned too.
 func (r *Reader) Next() (Frame, error) {
 	head, err := r.r.Peek(2)
 	if err == io.EOF && len(head) == 0 && !r.InMessage {
@@ -126,11 +127,9 @@ func (r *Reader) readPayload(length7 byte) ([]byte, error) {
 		return nil, err
 	}
 	payload := r.buffer(int(length))
-	if _, err := io.ReadFull(r.r, payload); err != nil {
-		return nil, err
-	}
-	Mask(payload, key)
-	return payload, nil
+	n, err := io.ReadFull(r.r, payload)
+	Mask(payload[:n], key)
+	return payload[:n], err
 }
 
 func (r *Reader) buffer(n int) []byte {

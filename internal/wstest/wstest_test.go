@@ -86,6 +86,17 @@ func TestStrict(t *testing.T) {
 	}
 }
 
+// TestCutOff ends a stream within a payload, of which the beginning is returned.
+func TestCutOff(t *testing.T) {
+	for _, masked := range []bool{false, true} {
+		wire := Encode(masked, Message("hello"))
+		f, err := NewReader(bytes.NewReader(wire[:len(wire)-2]), masked).Next()
+		if err != io.ErrUnexpectedEOF || string(f.Payload) != "hel" {
+			t.Errorf("masked %t: %s, %v, want the payload's beginning and unexpected EOF", masked, f, err)
+		}
+	}
+}
+
 // TestMessages puts a message together of its fragments, with Pings between them.
 func TestMessages(t *testing.T) {
 	message := StampedMessage(7, 3, 1000)

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
+
 	"github.com/caddy-watchrtc/watchrtc-proxy/bench/internal/wire"
 )
 
@@ -51,12 +53,12 @@ func (b *Bulk) Send(ctx context.Context, d time.Duration) (frames int, err error
 		if _, err := conn.Write(bulk.Last()); err != nil {
 			return 0, err
 		}
-		_, answer, err := wire.ReadFrame(r)
+		reply, err := wstest.NewReader(r, false).Next()
 		if err != nil {
 			return 0, fmt.Errorf("after %d frames: %w", sent, err)
 		}
-		if string(answer) != strconv.Itoa(sent+1) {
-			return 0, fmt.Errorf("the relay counted %q frames, not %d", answer, sent+1)
+		if string(reply.Payload) != strconv.Itoa(sent+1) {
+			return 0, fmt.Errorf("the relay counted %q frames, not %d", reply.Payload, sent+1)
 		}
 		return sent + 1, nil
 	})
@@ -97,7 +99,7 @@ func (b *Bulk) each(ctx context.Context, f func(net.Conn, *bufio.Reader) (int, e
 }
 
 func command(conn net.Conn, message string) error {
-	_, err := conn.Write(wire.AppendMaskedFrame(nil, wire.OpText, []byte(message)))
+	_, err := conn.Write(wstest.Encode(true, wstest.Message(message)))
 	return err
 }
 

@@ -1,5 +1,5 @@
 // Package load plays the browsers: many WebSockets that each send a message
-// now and then, or a few connections that post as fast as they are answered.
+// now and then, or a few connections that post as fast as responses come.
 package load
 
 import (
@@ -53,7 +53,7 @@ func (t Target) dial(ctx context.Context) (net.Conn, error) {
 	return conn, conn.SetDeadline(time.Now().Add(lifetime))
 }
 
-// newReader is large enough for the head of any proxy's answer.
+// newReader is large enough for the head of any proxy's response.
 func newReader(conn net.Conn) *bufio.Reader { return bufio.NewReaderSize(conn, 2<<10) }
 
 // epoch is what the times in messages count from.

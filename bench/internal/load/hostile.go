@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
+
 	"github.com/caddy-watchrtc/watchrtc-proxy/bench/internal/tls13"
 	"github.com/caddy-watchrtc/watchrtc-proxy/bench/internal/wire"
 )
@@ -86,7 +88,7 @@ func startSealed(ctx context.Context, conn *tls.Conn, secret *tls13.Secret, requ
 	if err := ReadGreeting(bufio.NewReader(conn)); err != nil {
 		return nil, err
 	}
-	_, err = conn.NetConn().Write(sealer.AppendData(nil, wire.AppendMaskedFrame(nil, wire.OpText, []byte(wire.BulkUp))))
+	_, err = conn.NetConn().Write(sealer.AppendData(nil, wstest.Encode(true, wstest.Message(wire.BulkUp))))
 	return sealer, err
 }
 

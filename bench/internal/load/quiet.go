@@ -1,7 +1,6 @@
 package load
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -9,21 +8,24 @@ import (
 	"sync"
 	"time"
 
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
+
 	"github.com/caddy-watchrtc/watchrtc-proxy/bench/internal/wire"
 )
 
-// Quiet are tunnels that each send a message now and then and wait for its
-// answer, while others make noise.
+// Quiet are tunnels that each send a message now and then and wait for the
+// reply, while others make noise.
 type Quiet struct {
 	conns   []net.Conn
-	readers []*bufio.Reader
+	readers []*wstest.Reader
 }
 
 // OpenQuiet opens count tunnels.
 func OpenQuiet(ctx context.Context, target Target, count int) (*Quiet, error) {
-	q := &Quiet{make([]net.Conn, count), make([]*bufio.Reader, count)}
-	err := eachOf(count, func(id int) (err error) {
-		q.conns[id], q.readers[id], err = target.openTunnel(ctx, id)
+	q := &Quiet{make([]net.Conn, count), make([]*wstest.Reader, count)}
+	err := eachOf(count, func(id int) error {
+		conn, r, err := target.openTunnel(ctx, id)
+		q.conns[id], q.readers[id] = conn, wstest.NewReader(r, false)
 		return err
 	})
 	if err != nil {
@@ -33,14 +35,14 @@ func OpenQuiet(ctx context.Context, target Target, count int) (*Quiet, error) {
 }
 
 // Trips are the round trips of one tunnel, and whether it came to an end
-// before its time: an answer that never came, or not the right one.
+// before its time: a reply that never came, or not the right one.
 type Trips struct {
 	Times []time.Duration
 	Err   error
 }
 
 // Probe has each tunnel send once in each period for d, and returns the round
-// trips of each. After d an answer is waited for no longer than patience.
+// trips of each. After d a reply is waited for no longer than patience.
 func (q *Quiet) Probe(ctx context.Context, period, d time.Duration) []Trips {
 	defer context.AfterFunc(ctx, q.Close)()
 	trips := make([]Trips, len(q.conns))
@@ -61,19 +63,18 @@ func (q *Quiet) Probe(ctx context.Context, period, d time.Duration) []Trips {
 	return trips
 }
 
-func roundTrip(conn net.Conn, r *bufio.Reader, id int) error {
+func roundTrip(conn net.Conn, r *wstest.Reader, id int) error {
 	var frame wire.MessageFrame
-	wire.FillMessage(frame.Message(), now(), id)
-	if _, err := conn.Write(frame.Seal(rand.Uint32())); err != nil {
+	if _, err := conn.Write(frame.Encode(now(), id)); err != nil {
 		return err
 	}
-	_, answer, err := wire.ReadFrame(r)
+	reply, err := r.Next()
 	if err != nil {
 		return err
 	}
-	_, from, err := wire.ParseAnswer(answer)
+	_, from, err := wire.ParseReply(reply.Payload)
 	if err == nil && from != id {
-		err = fmt.Errorf("tunnel %d got the answer of tunnel %d", id, from)
+		err = fmt.Errorf("tunnel %d got the reply of tunnel %d", id, from)
 	}
 	return err
 }

@@ -97,18 +97,18 @@ func (p *poster) post(id int) error {
 	}
 	head, err := wire.ReadHead(p.r)
 	if err != nil {
-		return fmt.Errorf("reading the answer to a post: %w", err)
+		return fmt.Errorf("reading the response to a post: %w", err)
 	}
-	if !bytes.HasPrefix(head, []byte("HTTP/1.1 200 ")) || string(wire.Field(head, "Content-Length")) != strconv.Itoa(wire.AnswerSize) {
-		return fmt.Errorf("a post was answered by %q", head)
+	if !bytes.HasPrefix(head, []byte("HTTP/1.1 200 ")) || string(wire.Field(head, "Content-Length")) != strconv.Itoa(wire.ReplySize) {
+		return fmt.Errorf("the response to a post is %q", head)
 	}
-	var answer [wire.AnswerSize]byte
-	if _, err := io.ReadFull(p.r, answer[:]); err != nil {
-		return fmt.Errorf("reading the answer to a post: %w", err)
+	var reply [wire.ReplySize]byte
+	if _, err := io.ReadFull(p.r, reply[:]); err != nil {
+		return fmt.Errorf("reading the response to a post: %w", err)
 	}
-	sent, from, err := wire.ParseAnswer(answer[:])
+	sent, from, err := wire.ParseReply(reply[:])
 	if err == nil && from != id {
-		err = fmt.Errorf("connection %d got the answer of connection %d", id, from)
+		err = fmt.Errorf("connection %d got the reply of connection %d", id, from)
 	}
 	p.rtt = append(p.rtt, now()-sent)
 	return err

@@ -7,11 +7,12 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/bench/internal/relay"
 	"github.com/caddy-watchrtc/watchrtc-proxy/bench/internal/wire"
@@ -26,18 +27,15 @@ const upgrade = "GET /?apiKey=bench-0000-0000&timestamp=1700000000000&apiVersion
 	"User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36\r\n" +
 	"Upgrade: websocket\r\nOrigin: https://app.test\r\nSec-WebSocket-Version: 13\r\n" +
 	"Accept-Encoding: gzip, deflate, br, zstd\r\nAccept-Language: en-US,en;q=0.9\r\n" +
-	"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n" +
+	"Sec-WebSocket-Key: " + wstest.SampleKey + "\r\n" +
 	"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\nSec-WebSocket-Protocol: 2.0\r\n\r\n"
-
-// accept is what the relay makes of the key above.
-var accept = wire.AcceptKey([]byte("dGhlIHNhbXBsZSBub25jZQ=="))
 
 // Tunnels are open WebSockets. Nothing may be sent on them at the same time
 // by two callers.
 type Tunnels struct {
-	conns    []net.Conn
-	closing  atomic.Bool
-	answered atomic.Int64
+	conns   []net.Conn
+	closing atomic.Bool
+	replies atomic.Int64
 
 	mu  sync.Mutex
 	rtt []time.Duration // of the messages of the current Send
@@ -112,7 +110,7 @@ func ReadUpgrade(r *bufio.Reader) error {
 	if err != nil {
 		return err
 	}
-	if !bytes.HasPrefix(head, []byte("HTTP/1.1 101 ")) || string(wire.Field(head, "Sec-WebSocket-Accept")) != accept ||
+	if !bytes.HasPrefix(head, []byte("HTTP/1.1 101 ")) || string(wire.Field(head, "Sec-WebSocket-Accept")) != wstest.SampleAccept ||
 		string(wire.Field(head, "Sec-WebSocket-Protocol")) != "2.0" {
 		return fmt.Errorf("no WebSocket: %q", head)
 	}
@@ -124,26 +122,28 @@ func ReadGreeting(r *bufio.Reader) error {
 	if err := ReadUpgrade(r); err != nil {
 		return err
 	}
-	_, greeting, err := wire.ReadFrame(r)
-	if err == nil && string(greeting) != relay.Greeting {
-		err = fmt.Errorf("a wrong greeting: %q", greeting)
+	greeting, err := wstest.NewReader(r, false).Next()
+	if err == nil && string(greeting.Payload) != relay.Greeting {
+		err = fmt.Errorf("a wrong greeting: %s", greeting)
 	}
 	return err
 }
 
-// receive checks the answers of one tunnel until it ends.
+// receive checks the replies of one tunnel until it ends.
 func (t *Tunnels) receive(r *bufio.Reader, id int) {
+	frames := wstest.NewReader(r, false)
+	frames.Reuse = true
 	for {
-		_, answer, err := wire.ReadFrame(r)
+		reply, err := frames.Next()
 		if err != nil {
 			if !t.closing.Load() {
 				t.fail(fmt.Errorf("tunnel %d ended: %w", id, err))
 			}
 			return
 		}
-		sent, from, err := wire.ParseAnswer(answer)
+		sent, from, err := wire.ParseReply(reply.Payload)
 		if err == nil && from != id {
-			err = fmt.Errorf("it got the answer of tunnel %d", from)
+			err = fmt.Errorf("it got the reply of tunnel %d", from)
 		}
 		if err != nil {
 			t.fail(fmt.Errorf("tunnel %d: %w", id, err))
@@ -157,7 +157,7 @@ func (t *Tunnels) record(rtt time.Duration) {
 	t.mu.Lock()
 	t.rtt = append(t.rtt, rtt)
 	t.mu.Unlock()
-	t.answered.Add(1)
+	t.replies.Add(1)
 }
 
 func (t *Tunnels) fail(err error) {
@@ -175,10 +175,10 @@ func (t *Tunnels) failure() error {
 }
 
 // Send sends messages as the pace asks for, for as long as asked, and returns
-// the round trip of each once every one has been answered.
+// the round trip of each once every reply has come.
 func (t *Tunnels) Send(ctx context.Context, pace Pace, d time.Duration) ([]time.Duration, error) {
 	s := newSchedule(pace, len(t.conns))
-	t.answered.Store(0)
+	t.replies.Store(0)
 	t.mu.Lock()
 	t.rtt = make([]time.Duration, 0, s.count(d))
 	t.mu.Unlock()
@@ -187,7 +187,7 @@ func (t *Tunnels) Send(ctx context.Context, pace Pace, d time.Duration) ([]time.
 	if err != nil {
 		return nil, err
 	}
-	if err := t.awaitAnswers(ctx, sent); err != nil {
+	if err := t.awaitReplies(ctx, sent); err != nil {
 		return nil, err
 	}
 	t.mu.Lock()
@@ -202,8 +202,7 @@ func (t *Tunnels) sendAll(ctx context.Context, s schedule, d time.Duration) (sen
 		if err := sleepUntil(ctx, start+at); err != nil {
 			return sent, err
 		}
-		wire.FillMessage(frame.Message(), now(), id)
-		if _, err := t.conns[id].Write(frame.Seal(rand.Uint32())); err != nil {
+		if _, err := t.conns[id].Write(frame.Encode(now(), id)); err != nil {
 			return sent, errors.Join(t.failure(), fmt.Errorf("sending on tunnel %d: %w", id, err))
 		}
 		sent++
@@ -211,18 +210,18 @@ func (t *Tunnels) sendAll(ctx context.Context, s schedule, d time.Duration) (sen
 	return sent, nil
 }
 
-// patience is how long the last answers may take.
+// patience is how long the last replies may take.
 const patience = 10 * time.Second
 
-func (t *Tunnels) awaitAnswers(ctx context.Context, sent int64) error {
+func (t *Tunnels) awaitReplies(ctx context.Context, sent int64) error {
 	deadline := now() + patience
 	for {
-		missing := sent - t.answered.Load()
+		missing := sent - t.replies.Load()
 		if err := t.failure(); err != nil || missing == 0 {
 			return err
 		}
 		if now() > deadline {
-			return fmt.Errorf("%d of %d messages were not answered", missing, sent)
+			return fmt.Errorf("%d of %d messages got no reply", missing, sent)
 		}
 		if err := sleepUntil(ctx, now()+10*time.Millisecond); err != nil {
 			return err

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
+
 	"github.com/caddy-watchrtc/watchrtc-proxy/bench/internal/wire"
 )
 
@@ -20,7 +22,7 @@ func serveBulk(conn net.Conn, r *bufio.Reader, command string) {
 	}
 }
 
-// receiveBulk answers the last frame with how many there were.
+// receiveBulk replies to the last frame with how many there were.
 func receiveBulk(conn net.Conn, r *bufio.Reader) {
 	bulk := wire.BulkFrom(true)
 	frame := make([]byte, wire.BulkFrameSize)
@@ -33,7 +35,7 @@ func receiveBulk(conn net.Conn, r *bufio.Reader) {
 			return
 		}
 		if last {
-			_, _ = conn.Write(wire.AppendTextFrame(nil, strconv.AppendInt(nil, int64(count), 10)))
+			_, _ = conn.Write(wstest.Encode(false, wstest.Message(strconv.Itoa(count))))
 			return
 		}
 	}

@@ -1,6 +1,6 @@
 // Package relay is the stand-in for the watchRTC relay that every contestant
 // forwards to. It runs as a process of its own, so that what it costs is
-// nobody's, and does as little as it can: it greets, checks and answers.
+// nobody's, and does as little as it can: it greets, checks and replies.
 package relay
 
 import (
@@ -14,6 +14,8 @@ import (
 	"net"
 	"runtime/debug"
 	"strconv"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/bench/internal/wire"
 )
@@ -73,7 +75,7 @@ func serveConn(conn net.Conn) {
 			return
 		}
 		if key := wire.Field(head, "Sec-WebSocket-Key"); key != nil {
-			serveTunnel(conn, r, wire.AcceptKey(key))
+			serveTunnel(conn, r, wstest.Accept(string(key)))
 			return
 		}
 		if err := serveTrace(conn, r, head); err != nil {
@@ -92,21 +94,23 @@ func serveTunnel(conn net.Conn, r *bufio.Reader, accept string) {
 	if _, err := conn.Write(Upgraded(accept)); err != nil {
 		return
 	}
-	if _, err := conn.Write(wire.AppendTextFrame(nil, []byte(Greeting))); err != nil {
+	if _, err := conn.Write(wstest.Encode(false, wstest.Message(Greeting))); err != nil {
 		return
 	}
-	var answer, frame []byte
+	frames := wstest.NewReader(r, true)
+	frames.Reuse = true
+	var reply, frame []byte
 	for {
-		op, message, err := wire.ReadFrame(r)
-		if err != nil || op != wire.OpText {
+		message, err := frames.Next()
+		if err != nil || message.Opcode != wstest.Text {
 			return
 		}
-		if bytes.HasPrefix(message, []byte("bulk ")) {
-			serveBulk(conn, r, string(message))
+		if bytes.HasPrefix(message.Payload, []byte("bulk ")) {
+			serveBulk(conn, r, string(message.Payload))
 			return
 		}
-		answer = wire.AppendAnswer(answer[:0], message)
-		frame = wire.AppendTextFrame(frame[:0], answer)
+		reply = wire.AppendReply(reply[:0], message.Payload)
+		frame = wstest.Frame{Fin: true, Opcode: wstest.Text, Payload: reply}.AppendTo(frame[:0], false)
 		if _, err := conn.Write(frame); err != nil {
 			return
 		}
@@ -125,12 +129,12 @@ func serveTrace(conn net.Conn, r *bufio.Reader, head []byte) error {
 	if err != nil {
 		return err
 	}
-	answer := make([]byte, 0, 256)
-	answer = fmt.Appendf(answer, "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n", wire.AnswerSize)
-	answer = wire.AppendAnswer(answer, body)
+	response := make([]byte, 0, 256)
+	response = fmt.Appendf(response, "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n", wire.ReplySize)
+	response = wire.AppendReply(response, body)
 	if _, err := r.Discard(size); err != nil {
 		return err
 	}
-	_, err = conn.Write(answer)
+	_, err = conn.Write(response)
 	return err
 }

@@ -1,16 +1,13 @@
 package tls13
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/hex"
 	"io"
-	"math/big"
 	"testing"
 	"time"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 // TestExpand uses the client's keys of RFC 8448, section 3.
@@ -68,30 +65,18 @@ func TestNothingToSealWith(t *testing.T) {
 // dial connects to a server that sends back what it gets.
 func dial(t *testing.T) (*tls.Conn, *Sealer) {
 	t.Helper()
-	ln, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{selfSigned(t)}, MinVersion: tls.VersionTLS13})
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if conn, err := ln.Accept(); err == nil {
-			_, _ = io.Copy(conn, conn)
-			conn.Close()
-		}
-	}()
-	var secret Secret
-	conn, err := tls.Dial("tcp", ln.Addr().String(), &tls.Config{InsecureSkipVerify: true, KeyLogWriter: &secret})
-	t.Cleanup(func() {
-		if conn != nil {
-			conn.NetConn().Close()
-		}
-		ln.Close()
-		<-done
+	ca := wstest.NewAuthority("ca")
+	server := wstest.NewRelay(t, ca.Issue("server.test").ServerConfig(), func(c *wstest.Conn) {
+		_, _ = io.Copy(c, c.R)
 	})
+	var secret Secret
+	config := ca.ClientConfig("server.test")
+	config.KeyLogWriter, config.MinVersion = &secret, tls.VersionTLS13
+	conn, err := tls.Dial("tcp", server.Addr, config)
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { conn.NetConn().Close() })
 	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
@@ -104,18 +89,4 @@ func dial(t *testing.T) (*tls.Conn, *Sealer) {
 		t.Fatal(err)
 	}
 	return conn, sealer
-}
-
-func selfSigned(t *testing.T) tls.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }

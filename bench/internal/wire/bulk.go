@@ -2,7 +2,8 @@ package wire
 
 import (
 	"bytes"
-	"encoding/binary"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 // BulkFrameSize is that of each frame of a bulk transfer, head and all: one
@@ -23,23 +24,21 @@ type Bulk struct {
 
 // BulkFrom returns the frames that a client sends, which are masked, or a relay.
 func BulkFrom(client bool) Bulk {
-	return Bulk{bulkFrame(opBinary, client), bulkFrame(OpText, client)}
+	return Bulk{bulkFrame(wstest.Binary, client), bulkFrame(wstest.Text, client)}
 }
 
-func bulkFrame(opcode byte, masked bool) []byte {
-	b := make([]byte, BulkFrameSize)
-	head := 4
-	b[0], b[1] = finBit|opcode, 126
-	if masked {
-		head += 4
-		b[1] |= maskBit
-		copy(b[4:], "mask")
+func bulkFrame(opcode byte, client bool) []byte {
+	f := wstest.Frame{Fin: true, Opcode: opcode, Payload: make([]byte, BulkFrameSize-4)}
+	if client {
+		f.Payload = f.Payload[4:] // room for the masking key
 	}
-	binary.BigEndian.PutUint16(b[2:], uint16(BulkFrameSize-head))
-	for i := range b[head:] {
-		b[head+i] = pattern[i%len(pattern)]
+	for i := range f.Payload {
+		f.Payload[i] = pattern[i%len(pattern)]
 	}
-	return b
+	if client {
+		return f.AppendMasked(nil, [4]byte([]byte("mask")))
+	}
+	return f.AppendTo(nil, false)
 }
 
 // Frame is every frame but the last.

@@ -3,8 +3,6 @@ package wire
 import (
 	"bufio"
 	"bytes"
-	"crypto/sha1"
-	"encoding/base64"
 )
 
 var endOfHead = []byte("\r\n\r\n")
@@ -34,12 +32,4 @@ func Field(head []byte, name string) []byte {
 		}
 	}
 	return nil
-}
-
-// AcceptKey is the Sec-WebSocket-Accept that answers a Sec-WebSocket-Key.
-func AcceptKey(key []byte) string {
-	h := sha1.New()
-	h.Write(key)
-	h.Write([]byte("258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
-	return base64.StdEncoding.EncodeToString(h.Sum(nil))
 }

@@ -1,7 +1,7 @@
 // Package wire holds what the load generator and the relay agree on: the
-// messages, their answers, and just enough WebSocket and HTTP to carry them.
-// Both ends share the machine with the proxies they measure, so nothing here
-// allocates per message.
+// messages, the relay's replies, and just enough HTTP to carry them; the frames
+// are wstest's. Both ends share the machine with the proxies they measure, so
+// nothing here allocates per message.
 package wire
 
 import (
@@ -10,13 +10,15 @@ import (
 	"fmt"
 	"strconv"
 	"time"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 const (
 	// MessageSize is that of one compressed statistics frame of the SDK.
 	MessageSize = 4096
-	// AnswerSize is the length of the relay's answer to each message.
-	AnswerSize = stampSize + len(intact)
+	// ReplySize is the length of the relay's reply to each message.
+	ReplySize = stampSize + len(intact)
 
 	stampSize  = timeDigits + idDigits
 	timeDigits = 12
@@ -54,6 +56,20 @@ func body(at time.Duration) []byte {
 	return pattern[from : from+MessageSize-stampSize]
 }
 
+// MessageFrame is the reusable memory of one client's messages.
+type MessageFrame struct {
+	message [MessageSize]byte
+	frame   []byte
+}
+
+// Encode returns the message that FillMessage makes as a masked text frame. It
+// is valid until the next call.
+func (f *MessageFrame) Encode(at time.Duration, id int) []byte {
+	FillMessage(f.message[:], at, id)
+	f.frame = wstest.Frame{Fin: true, Opcode: wstest.Text, Payload: f.message[:]}.AppendTo(f.frame[:0], true)
+	return f.frame
+}
+
 // FillMessage writes into p, of MessageSize bytes, the message of tunnel id
 // sent at the given time. The relay sends both back, so the round trip needs
 // no bookkeeping.
@@ -63,9 +79,9 @@ func FillMessage(p []byte, at time.Duration, id int) {
 	copy(p[stampSize:], body(at))
 }
 
-// AppendAnswer appends the relay's answer to message p, which says whether
-// each byte of it is as FillMessage wrote it.
-func AppendAnswer(b, p []byte) []byte {
+// AppendReply appends the relay's reply to message p, which says whether each
+// byte of it is as FillMessage wrote it.
+func AppendReply(b, p []byte) []byte {
 	if len(p) != MessageSize {
 		return append(append(b, make([]byte, stampSize)...), damaged...)
 	}
@@ -77,10 +93,10 @@ func AppendAnswer(b, p []byte) []byte {
 	return append(b, intact...)
 }
 
-// ParseAnswer returns when and by which tunnel the answered message was sent.
-func ParseAnswer(p []byte) (at time.Duration, id int, err error) {
-	if len(p) != AnswerSize {
-		return 0, 0, fmt.Errorf("an answer of %d bytes, not %d: %q", len(p), AnswerSize, p)
+// ParseReply returns when and by which tunnel the message was sent.
+func ParseReply(p []byte) (at time.Duration, id int, err error) {
+	if len(p) != ReplySize {
+		return 0, 0, fmt.Errorf("a reply of %d bytes, not %d: %q", len(p), ReplySize, p)
 	}
 	if string(p[stampSize:]) != intact {
 		return 0, 0, ErrDamaged

@@ -3,8 +3,6 @@ package pki
 
 import (
 	"crypto/sha256"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/base64"
 	"testing"
 
@@ -15,15 +13,13 @@ import (
 
 // CA issues certificates that only this test trusts.
 type CA struct {
-	Pool *x509.CertPool
+	*wstest.Authority
 	File string // PEM
-
-	authority *wstest.Authority
 }
 
 // Leaf is a certificate with its key, also as PEM files.
 type Leaf struct {
-	TLS               tls.Certificate
+	*wstest.Leaf
 	CertFile, KeyFile string
 }
 
@@ -31,23 +27,23 @@ type Leaf struct {
 func New(tb testing.TB, name string) *CA {
 	tb.Helper()
 	a := wstest.NewAuthority(name)
-	return &CA{Pool: a.Pool, File: program.WriteFile(tb, name+".ca.pem", string(a.PEM)), authority: a}
+	return &CA{a, program.WriteFile(tb, name+".ca.pem", string(a.PEM))}
 }
 
 // Issue returns a certificate for servers and clients at hosts. The first names
 // its files.
 func (ca *CA) Issue(tb testing.TB, hosts ...string) *Leaf {
 	tb.Helper()
-	leaf := ca.authority.Issue(hosts...)
+	leaf := ca.Authority.Issue(hosts...)
 	return &Leaf{
-		TLS:      leaf.TLS,
+		Leaf:     leaf,
 		CertFile: program.WriteFile(tb, hosts[0]+".cert.pem", string(leaf.CertPEM)),
 		KeyFile:  program.WriteFile(tb, hosts[0]+".key.pem", string(leaf.KeyPEM)),
 	}
 }
 
-// SPKI is the hash of the public key, as Chromium's flags take it.
-func (l *Leaf) SPKI(testing.TB) string {
+// SPKI returns the hash of the public key, as Chromium's flags take it.
+func (l *Leaf) SPKI() string {
 	sum := sha256.Sum256(l.TLS.Leaf.RawSubjectPublicKeyInfo)
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
