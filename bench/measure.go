@@ -45,7 +45,7 @@ func (b *bench) measure(ctx context.Context, c contestant.Contestant, take func(
 	defer p.Stop()
 	s := &subject{p, relay, load.NewTarget(p.Addr, contestant.ProxyName, b.lab.Certs.Pool), newProfiler(b.profiles, c, p)}
 	if c.Scraped {
-		stop := scrape(ctx, p.Admin)
+		stop := scrape(ctx, p)
 		defer func() { err = errors.Join(err, stop()) }()
 	}
 	for range warmRounds {
@@ -125,12 +125,3 @@ func (s *subject) othersCPU() (time.Duration, error) {
 }
 
 func milliseconds(d time.Duration) float64 { return d.Seconds() * 1e3 }
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
-}

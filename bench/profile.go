@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,7 +16,7 @@ import (
 // profiler fetches profiles from a Caddy's admin endpoint. The zero value, and
 // one for a contestant that is no Caddy, does nothing.
 type profiler struct {
-	admin string
+	proxy *contestant.Process
 	base  string // of file names
 }
 
@@ -25,12 +24,12 @@ func newProfiler(dir string, c contestant.Contestant, p *contestant.Process) pro
 	if dir == "" || p.Admin == "" {
 		return profiler{}
 	}
-	return profiler{p.Admin, filepath.Join(dir, c.Name)}
+	return profiler{p, filepath.Join(dir, c.Name)}
 }
 
 // during profiles the CPU while f runs, which takes about d.
 func (p profiler) during(ctx context.Context, phase string, d time.Duration, f func() error) error {
-	if p.admin == "" {
+	if p.proxy == nil {
 		return f()
 	}
 	fetched := make(chan error, 1)
@@ -43,7 +42,7 @@ func (p profiler) during(ctx context.Context, phase string, d time.Duration, f f
 
 // snapshot fetches what says where the memory is.
 func (p profiler) snapshot(ctx context.Context, phase string) error {
-	if p.admin == "" {
+	if p.proxy == nil {
 		return nil
 	}
 	return errors.Join(
@@ -53,22 +52,12 @@ func (p profiler) snapshot(ctx context.Context, phase string) error {
 }
 
 func (p profiler) fetch(ctx context.Context, path, name string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.admin+path, nil)
-	if err != nil {
-		return err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s", path, resp.Status)
-	}
-	f, err := os.Create(p.base + "-" + strings.ReplaceAll(name, "/", "-"))
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(f, resp.Body)
-	return errors.Join(err, f.Close())
+	return p.proxy.Get(ctx, path, func(body io.Reader) error {
+		f, err := os.Create(p.base + "-" + strings.ReplaceAll(name, "/", "-"))
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(f, body)
+		return errors.Join(err, f.Close())
+	})
 }

@@ -28,7 +28,7 @@ type tunnelMeasurement struct {
 }
 
 func (m *tunnelMeasurement) run(ctx context.Context) (err error) {
-	if err := sleep(ctx, m.settle); err != nil {
+	if err := load.Sleep(ctx, m.settle); err != nil {
 		return err
 	}
 	if m.baseline, err = m.PSS(); err != nil {
@@ -47,7 +47,7 @@ func (m *tunnelMeasurement) run(ctx context.Context) (err error) {
 			return fmt.Errorf("at %s: %w", pace, err)
 		}
 	}
-	if err := sleep(ctx, m.settle); err != nil {
+	if err := load.Sleep(ctx, m.settle); err != nil {
 		return err
 	}
 	if err := m.readMemory(report.AfterMemory); err != nil {
@@ -67,7 +67,7 @@ func (m *tunnelMeasurement) open(ctx context.Context) (tunnels *load.Tunnels, er
 		if err != nil {
 			return err
 		}
-		return sleep(ctx, m.settle/2)
+		return load.Sleep(ctx, m.settle/2)
 	})
 	m.sample.Values[report.HandshakeCPU] = used.Seconds() * 1e3 / float64(m.count)
 	return tunnels, err
@@ -75,7 +75,7 @@ func (m *tunnelMeasurement) open(ctx context.Context) (tunnels *load.Tunnels, er
 
 // rest reads what idle tunnels cost.
 func (m *tunnelMeasurement) rest(ctx context.Context) error {
-	used, elapsed, err := m.cost(func() error { return sleep(ctx, m.settle/2) })
+	used, elapsed, err := m.cost(func() error { return load.Sleep(ctx, m.settle/2) })
 	if err != nil {
 		return err
 	}

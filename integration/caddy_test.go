@@ -841,16 +841,7 @@ func TestCaddyPlaceholderDialAddress(t *testing.T) {
 // TestCaddySNI: the transport's tls_server_name is what the relay is asked for.
 func TestCaddySNI(t *testing.T) {
 	overHTTP(t, func(t *testing.T, protocol string) {
-		names := make(chan string, 4)
-		config := leaf.ServerConfig("http/1.1")
-		config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-			names <- hello.ServerName
-			return nil, nil
-		}
-		relay := wstest.NewRelay(t, config, func(c *wstest.Conn) {
-			c.ReadRequest()
-			c.WriteResponse("403 Forbidden", "")
-		})
+		relay, names := sniRelay(t)
 		p := start(t, mount(https(relay), transport("tls_server_name relay.example")))
 		response, _ := ask(t, p.client(t, protocol), request(t, "GET", p.url("/websocket/trace"), nil))
 		wantStatus(t, response, http.StatusForbidden)

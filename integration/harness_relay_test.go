@@ -15,7 +15,7 @@ import (
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
-// relay is an HTTP server behind TLS that tells what it was asked.
+// relay is an HTTP server over TLS that tells what it was asked.
 type relay struct {
 	*httptest.Server
 	requests chan asked
@@ -151,4 +151,20 @@ func nobody(t *testing.T) string {
 	}
 	ln.Close()
 	return ln.Addr().String()
+}
+
+// sniRelay runs a relay that refuses everything. names gets the name that each TLS
+// handshake asks for.
+func sniRelay(t *testing.T) (relay *wstest.Relay, names chan string) {
+	t.Helper()
+	names = make(chan string, 4)
+	config := leaf.ServerConfig("http/1.1")
+	config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		names <- hello.ServerName
+		return nil, nil
+	}
+	return wstest.NewRelay(t, config, func(c *wstest.Conn) {
+		c.ReadRequest()
+		c.WriteResponse("403 Forbidden", "", "Connection: close")
+	}), names
 }

@@ -1,7 +1,6 @@
 package integration_test
 
 import (
-	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"io"
@@ -449,16 +448,7 @@ func TestNginxSSLVerify(t *testing.T) {
 func TestNginxSSLName(t *testing.T) {
 	for _, test := range []struct{ host, want string }{{"localhost", "localhost"}, {"127.0.0.1", ""}} {
 		t.Run(test.host, func(t *testing.T) {
-			names := make(chan string, 4)
-			config := leaf.ServerConfig("http/1.1")
-			config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-				names <- hello.ServerName
-				return nil, nil
-			}
-			relay := wstest.NewRelay(t, config, func(c *wstest.Conn) {
-				c.ReadRequest()
-				c.WriteResponse("403 Forbidden", "", "Connection: close")
-			})
+			relay, names := sniRelay(t)
 			_, port, _ := strings.Cut(relay.Addr, ":")
 			p := start(t, mount("https://"+test.host+":"+port))
 			ask(t, p.client(t, http1), request(t, "GET", p.url("/websocket/trace"), nil))

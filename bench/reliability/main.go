@@ -192,12 +192,3 @@ type yard struct {
 	seed     uint64
 	results  *results
 }
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
-}

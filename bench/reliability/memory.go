@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
+	"io"
 	"sync"
 	"time"
 
@@ -189,7 +189,7 @@ type reading struct {
 
 // rest takes what there is after a pause for what later growth is counted from.
 func (w *watch) rest(ctx context.Context) (err error) {
-	if err := sleep(ctx, w.settle); err != nil {
+	if err := load.Sleep(ctx, w.settle); err != nil {
 		return err
 	}
 	w.before, err = w.read(ctx)
@@ -216,7 +216,7 @@ func (w *watch) during(ctx context.Context, r memoryResult, f func(*memoryResult
 		}
 		peak = max(peak, memory)
 	}
-	if err := sleep(ctx, w.settle); err != nil {
+	if err := load.Sleep(ctx, w.settle); err != nil {
 		return err
 	}
 	after, err := w.read(ctx)
@@ -239,33 +239,15 @@ func (w *watch) read(ctx context.Context) (r reading, err error) {
 	if r.memory, err = w.proxy.PSS(); err != nil || w.proxy.Admin == "" {
 		return r, err
 	}
-	if err := w.get(ctx, "/debug/pprof/heap?gc=1", nil); err != nil {
+	if err := w.proxy.Get(ctx, "/debug/pprof/heap?gc=1", contestant.Discard); err != nil {
 		return r, err
 	}
 	var vars struct {
 		Memstats struct{ HeapAlloc int64 } `json:"memstats"`
 	}
-	err = w.get(ctx, "/debug/vars", &vars)
+	err = w.proxy.Get(ctx, "/debug/vars", func(body io.Reader) error {
+		return json.NewDecoder(body).Decode(&vars)
+	})
 	r.heap = &vars.Memstats.HeapAlloc
 	return r, err
-}
-
-// get reads JSON from a Caddy's admin endpoint into v, unless that is nil.
-func (w *watch) get(ctx context.Context, path string, v any) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+w.proxy.Admin+path, nil)
-	if err != nil {
-		return err
-	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return err
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s", path, response.Status)
-	}
-	if v == nil {
-		return nil
-	}
-	return json.NewDecoder(response.Body).Decode(v)
 }

@@ -89,13 +89,15 @@ func TestDrainAtOnce(t *testing.T) {
 	})
 }
 
-// begun is what a peer may have begun when its tunnel is told to go.
-var begun = []struct {
+type beginning struct {
 	name   string
 	client bool // who has begun
 	stream []byte
 	sent   int // bytes of stream, before
-}{
+}
+
+// begun is what a peer may have begun when its tunnel is told to go.
+var begun = []beginning{
 	{"a header", true, encode(true, wstest.Message("hello")), 1},
 	{"a masking key", true, encode(true, wstest.Message("hello")), 4},
 	{"a payload", true, encode(true, wstest.Message("hello")), 10},
@@ -111,81 +113,79 @@ var begun = []struct {
 	{"a message of the relay's", false, encode(false, part(wstest.Text, "a"), last("")), 3},
 }
 
-func (c *peered) begun(client bool) (from, to *endpoint) {
+// peersOf returns the one who has begun something, the client or the relay, and the other.
+func (c *peered) peersOf(client bool) (from, to *endpoint) {
 	if client {
 		return c.client, c.relay
 	}
 	return c.relay, c.client
 }
 
-// What has been begun may be finished; the Close frame is right after it and
-// ahead of all else.
-func TestDrainWaitsForBoundary(t *testing.T) {
+// eachBegun has a drain begin when each of them has been begun.
+func eachBegun(t *testing.T, test func(t *testing.T, r *fixture, b beginning, from, to *endpoint)) {
 	for _, b := range begun {
 		t.Run(b.name, func(t *testing.T) {
 			inBubble(t, 0, func(r *fixture) {
-				c := r.open()
-				from, to := c.begun(b.client)
+				from, to := r.open().peersOf(b.client)
 				from.sendRaw(b.stream[:b.sent])
 				synctest.Wait()
 				r.lease.Release()
-				from.expect(wstest.CloseFrame(closeGoingAway)) // the other direction need not wait
-				time.Sleep(linger - time.Second)
-				if got := to.buffered(); !bytes.Equal(got, b.stream[:b.sent]) {
-					t.Errorf("something was put into what was begun: %x", got)
-				}
-				from.sendRaw(slices.Concat(b.stream[b.sent:], encode(b.client, wstest.Message("too late"))))
-				synctest.Wait()
-				if got := to.buffered(); !bytes.HasPrefix(got, b.stream) {
-					t.Errorf("it did not arrive whole")
-				}
-				from.send(wstest.CloseFrame(1000))
-				to.play()
-				from.play()
-				if code := to.closeCode(); code != closeGoingAway {
-					t.Errorf("then Close %d", code)
-				}
-				to.ended(io.EOF)
-				for _, f := range to.got {
-					if string(f.Payload) == "too late" {
-						t.Error("a message came after")
-					}
-				}
-				if s := r.summary(); s.Duration != linger-time.Second {
-					t.Errorf("over after %v", s.Duration)
-				}
+				test(t, r, b, from, to)
 			})
 		})
 	}
+}
+
+// What has been begun may be finished; the Close frame is right after it and
+// ahead of all else.
+func TestDrainWaitsForBoundary(t *testing.T) {
+	eachBegun(t, func(t *testing.T, r *fixture, b beginning, from, to *endpoint) {
+		from.expect(wstest.CloseFrame(closeGoingAway)) // the other direction need not wait
+		time.Sleep(linger - time.Second)
+		if got := to.buffered(); !bytes.Equal(got, b.stream[:b.sent]) {
+			t.Errorf("something was put into what was begun: %x", got)
+		}
+		from.sendRaw(slices.Concat(b.stream[b.sent:], encode(b.client, wstest.Message("too late"))))
+		synctest.Wait()
+		if got := to.buffered(); !bytes.HasPrefix(got, b.stream) {
+			t.Errorf("it did not arrive whole")
+		}
+		from.send(wstest.CloseFrame(1000))
+		to.play()
+		from.play()
+		if code := to.closeCode(); code != closeGoingAway {
+			t.Errorf("then Close %d", code)
+		}
+		to.ended(io.EOF)
+		for _, f := range to.got {
+			if string(f.Payload) == "too late" {
+				t.Error("a message came after")
+			}
+		}
+		if s := r.summary(); s.Duration != linger-time.Second {
+			t.Errorf("over after %v", s.Duration)
+		}
+	})
 }
 
 // ... but not for ever.
 func TestDrainWaitsForBoundaryInVain(t *testing.T) {
-	for _, b := range begun {
-		t.Run(b.name, func(t *testing.T) {
-			inBubble(t, 0, func(r *fixture) {
-				c := r.open()
-				from, to := c.begun(b.client)
-				from.sendRaw(b.stream[:b.sent])
-				synctest.Wait()
-				r.lease.Release()
-				r.registry.Wait()
-				if s := r.summary(); s.Duration != linger {
-					t.Errorf("over after %v", s.Duration)
-				}
-				if got, err := io.ReadAll(to); err != nil || !bytes.Equal(got, b.stream[:b.sent]) {
-					t.Errorf("then %x, %v", got[min(len(got), b.sent):], err)
-				}
-				from.expect(wstest.CloseFrame(closeGoingAway))
-				from.expectEnd(io.EOF)
-			})
-		})
-	}
+	eachBegun(t, func(t *testing.T, r *fixture, b beginning, from, to *endpoint) {
+		r.registry.Wait()
+		if s := r.summary(); s.Duration != linger {
+			t.Errorf("over after %v", s.Duration)
+		}
+		if got, err := io.ReadAll(to); err != nil || !bytes.Equal(got, b.stream[:b.sent]) {
+			t.Errorf("then %x, %v", got[min(len(got), b.sent):], err)
+		}
+		from.expect(wstest.CloseFrame(closeGoingAway))
+		from.expectEnd(io.EOF)
+	})
 }
 
 // A Close frame that the peer itself has sent ends its direction: no second one
 // follows, not even where it came in the middle of a message.
-func TestDrainBehindClose(t *testing.T) {
+func TestDrainAfterClose(t *testing.T) {
 	for _, client := range []bool{true, false} {
 		for name, before := range map[string][]wstest.Frame{
 			"between messages": {wstest.Message("a")},
@@ -194,7 +194,7 @@ func TestDrainBehindClose(t *testing.T) {
 			for _, late := range []bool{false, true} {
 				inBubble(t, 0, func(r *fixture) {
 					c := r.open()
-					from, to := c.begun(client)
+					from, to := c.peersOf(client)
 					from.send(before...)
 					if !late {
 						from.send(wstest.CloseFrame(1000))

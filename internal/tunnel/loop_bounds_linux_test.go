@@ -168,6 +168,11 @@ func TestLoopEndlessHandshakeMessage(t *testing.T) {
 	if _, err := io.Copy(io.Discard, l.relay); err == nil {
 		t.Error("it ended in order")
 	}
+	l.wantHandshakeTooLong(t, client)
+}
+
+func (l *loopTunnel) wantHandshakeTooLong(t *testing.T, client *tls13Client) {
+	t.Helper()
 	l.relay.Close()
 	client.raw.Close()
 	if s := <-l.summaries; s.Reason != errHandshakeTooLong.Error() || s.ClosedBy != ByClient {
@@ -191,12 +196,7 @@ func TestLoopLongHandshakeMessageAtOnce(t *testing.T) {
 		client.raw.Write(flood)
 	})
 	io.Copy(io.Discard, l.relay)
-	l.relay.Close()
-	client.raw.Close()
-	if s := <-l.summaries; s.Reason != errHandshakeTooLong.Error() || s.ClosedBy != ByClient {
-		t.Errorf("%+v", s)
-	}
-	l.Wait()
+	l.wantHandshakeTooLong(t, client)
 }
 
 // A KeyUpdate leaves no buffer behind.

@@ -111,3 +111,13 @@ func sleepUntil(ctx context.Context, at time.Duration) error {
 		_ = unix.ClockNanosleep(unix.CLOCK_MONOTONIC, 0, &ts, nil)
 	}
 }
+
+// Sleep waits for d, or until ctx ends. Nothing depends on how exactly.
+func Sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
