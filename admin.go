@@ -325,7 +325,7 @@ func decode(body io.Reader, into any) error {
 	if err == nil {
 		// More reports nothing of a bracket.
 		if _, end := decoder.Token(); end != io.EOF {
-			err = errors.New("there is more behind the object")
+			err = errors.New("there is more after the object")
 		}
 	}
 	if err != nil {

@@ -186,7 +186,7 @@ func loadedSteps(handler caddyhttp.MiddlewareHandler, conditions []condition, ex
 			}
 		}
 		if slices.ContainsFunc(steps, func(s step) bool { return s.name == "rewrite" }) {
-			return steps[:1] // what is behind a rewrite sees other paths
+			return steps[:1] // what comes after a rewrite sees other paths
 		}
 		return steps
 	}
@@ -423,7 +423,7 @@ func (c condition) half(path, trace string) advice {
 			below = below || matches(a.paths, trace)
 		}
 	}
-	const want = "want %q, or watchrtc_proxy with the mount behind it and no path around it"
+	const want = "want %q, or watchrtc_proxy with the mount after it and no path around it"
 	switch {
 	case !asks, at && below:
 		return ""
@@ -450,7 +450,7 @@ func (w way) adviceUncut() []advice {
 	for _, s := range slices.Backward(w) {
 		if path := s.condition.uncut(); path != "" {
 			return append(all, advice(fmt.Sprintf(
-				"the path %q is matched and not cut off: the relay is asked for %q instead of \"/trace\"; write the mount behind the directive: watchrtc_proxy %s",
+				"the path %q is matched and not cut off: the relay is asked for %q instead of \"/trace\"; write the mount after the directive: watchrtc_proxy %s",
 				path, path+"/trace", path)))
 		}
 	}

@@ -86,7 +86,7 @@ func (t *roundTrip) admit() *refusal {
 // check returns what is wrong with r, or nil.
 func (t *roundTrip) check() *refusal {
 	switch {
-	case forward.Looped(t.r):
+	case forward.IsLoop(t.r):
 		return &refusal{status: http.StatusLoopDetected, err: errLoop, reason: reasonLoop}
 	case climbs(t.path):
 		return &refusal{status: http.StatusBadRequest, err: errClimbs}

@@ -24,7 +24,7 @@ const (
 	hintBelow = "the SDK's proxyUrl goes on below the mount, and the relay has nothing there; " +
 		"it must end with the mount"
 	hintUncut = "the mount is not cut off, and the relay has nothing below it; " +
-		"write it behind the directive: watchrtc_proxy /websocket"
+		"write it after the directive: watchrtc_proxy /websocket"
 	hintBase = "the upstream's path is probably wrong: the relay has nothing there"
 	hintTLS  = "the upstream's scheme means plain text; if that is a TLS port, write wss"
 	hintElse = "the upstream is probably no watchRTC relay, or another proxy whose mount belongs into the upstream's path"
@@ -95,7 +95,7 @@ func (t *roundTrip) endpoint() (above string, ok bool) {
 }
 
 // noteQuery logs that the SDK has appended to a query: its own begins with a second
-// question mark then, and its paths end up behind the first.
+// question mark then, and its paths end up after the first.
 func (t *roundTrip) noteQuery() {
 	query := t.r.URL.RawQuery
 	if query == "" || t.path != "/" {

@@ -49,7 +49,7 @@ func init() {
 //
 // The relay sees the clients' addresses in X-Forwarded-For, and none of the
 // operator's cookies, credentials or tracing; the browser gets none of the relay's
-// cookies or site-wide policies. The relay answers first: a client gets its 101 only
+// cookies or site-wide policies. The relay responds first: a client gets its 101 only
 // after the relay's, and every other response of the relay as it is. A request that
 // has been through this process already gets 508.
 //

@@ -113,13 +113,13 @@ func (c *Conn) greet() error {
 
 // refuse returns how the connection ended, never nil.
 func (c *Conn) refuse(ctx context.Context) error {
-	if err := c.sendJSON(ctx, refusal); err != nil {
+	if err := c.sendJSON(ctx, missingKey); err != nil {
 		return err
 	}
-	if err := c.Close(websocket.StatusPolicyViolation, refusal["error"]); err != nil {
+	if err := c.Close(websocket.StatusPolicyViolation, missingKey["error"]); err != nil {
 		return err
 	}
-	return websocket.CloseError{Code: websocket.StatusPolicyViolation, Reason: refusal["error"]}
+	return websocket.CloseError{Code: websocket.StatusPolicyViolation, Reason: missingKey["error"]}
 }
 
 // read needs no deadline: Close and Abort end it.

@@ -123,7 +123,7 @@ func respond(w http.ResponseWriter, req *http.Request) {
 			"url":        "https://quality.invalid", // the SDK fails without a URL
 		})
 	case route == "GET /get-qualityrtc-config":
-		writeJSON(w, http.StatusUnauthorized, refusal)
+		writeJSON(w, http.StatusUnauthorized, missingKey)
 	default:
 		writeJSON(w, http.StatusNotFound, map[string]string{"error": "no such endpoint"})
 	}
@@ -216,8 +216,8 @@ func (r *Relay) close() {
 	r.handlers.Wait()
 }
 
-// refusal is what the SDK takes for "do not try again".
-var refusal = map[string]string{"error": "apiKey or token is missing"}
+// missingKey is what the SDK takes for "do not try again".
+var missingKey = map[string]string{"error": "apiKey or token is missing"}
 
 func hasKey(uri string) bool {
 	query := queryOf(uri)

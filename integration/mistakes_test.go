@@ -364,7 +364,7 @@ func TestTroubleshootingPage(t *testing.T) {
 	}
 }
 
-// TestBesideOtherDirectives has the plain form on a site with others, before and behind
+// TestBesideOtherDirectives has the plain form on a site with others, before and after
 // them.
 func TestBesideOtherDirectives(t *testing.T) {
 	app := application(t)

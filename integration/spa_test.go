@@ -10,7 +10,7 @@ import (
 )
 
 // TestSinglePageExamples runs each site of examples/spa, with what it names on this
-// computer, in every order of its parts that keeps try_files behind what has a path.
+// computer, in every order of its parts that keeps try_files after what has a path.
 func TestSinglePageExamples(t *testing.T) {
 	for file, parts := range map[string]struct{ free, fixed int }{
 		"Caddyfile":       {free: 3},

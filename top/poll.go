@@ -53,7 +53,7 @@ func newClient(address string) (*adminapi.Client, error) {
 	case err != nil:
 		return nil, wrong(err)
 	case parsed.IsUnixNetwork():
-		path, _, _ := strings.Cut(parsed.Host, "|") // behind it are permissions, for who listens
+		path, _, _ := strings.Cut(parsed.Host, "|") // permissions follow, for who listens
 		return adminapi.NewClient(parsed.Network, path, "127.0.0.1", patience), nil
 	case parsed.Network != "tcp" && parsed.Network != "tcp4" && parsed.Network != "tcp6":
 		return nil, wrong("no network " + parsed.Network)

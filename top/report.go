@@ -152,7 +152,7 @@ func listRejected(t *totals) []rejected {
 	return list
 }
 
-// busiest has the tunnels that were busiest since the poll before, and behind them those
+// busiest has the tunnels that were busiest since the poll before, and then those
 // of which that is unknown.
 func busiest(before, now *sample) []tunnel {
 	was := make(map[uint64]adminapi.Tunnel)

@@ -77,8 +77,8 @@ func draining(s *sample) {
 	}
 }
 
-// scenes are what the view can have to show.
-var scenes = map[string]func(charset) *model{
+// models are what the view can have to show.
+var models = map[string]func(charset) *model{
 	"busy":  func(c charset) *model { return watched(c, 25, nil) },
 	"first": func(c charset) *model { return watched(c, 1, nil) },
 	"drain": func(c charset) *model { return watched(c, 25, draining) },
@@ -125,10 +125,10 @@ func text(lines []line) string {
 
 // TestView compares with what was looked at and found good.
 func TestView(t *testing.T) {
-	for name, scene := range scenes {
+	for name, newModel := range models {
 		for charsetName, c := range map[string]charset{"": unicodeSet, "-ascii": asciiSet} {
 			for _, size := range [][2]int{{80, 24}, {120, 40}} {
-				m := scene(c)
+				m := newModel(c)
 				file := fmt.Sprintf("%s-%dx%d%s", strings.ReplaceAll(name, " ", "-"), size[0], size[1], charsetName)
 				checkGolden(t, file, text(m.view(size[0], size[1])))
 			}
@@ -178,8 +178,8 @@ func checkSize(t *testing.T, m *model, width, height int) {
 }
 
 func TestViewSizes(t *testing.T) {
-	for _, scene := range scenes {
-		m := scene(unicodeSet)
+	for _, newModel := range models {
+		m := newModel(unicodeSet)
 		for width := 20; width <= 300; width += 28 {
 			for height := 5; height <= 100; height += 19 {
 				checkSize(t, m, width, height)
@@ -192,7 +192,7 @@ func TestViewSizes(t *testing.T) {
 
 // TestViewFillsTheScreen: what does not fit is what is left out, and nothing else.
 func TestViewFillsTheScreen(t *testing.T) {
-	m := scenes["busy"](unicodeSet)
+	m := models["busy"](unicodeSet)
 	for height := 1; height <= 100; height += 3 {
 		if n := len(m.view(80, height)); n != height {
 			t.Errorf("%d lines of %d", n, height)

@@ -147,13 +147,13 @@ func unreached(x *exchange) result {
 
 // errorText is what a relay's JSON says is wrong, as it may be printed.
 func (r *run) errorText(body []byte) string {
-	var answer struct {
+	var content struct {
 		Error string `json:"error"`
 	}
-	if json.Unmarshal(body, &answer) != nil {
+	if json.Unmarshal(body, &content) != nil {
 		return ""
 	}
-	return r.quote(answer.Error)
+	return r.quote(content.Error)
 }
 
 // allowsContentType reports whether Access-Control-Allow-Headers has Content-Type. The

@@ -91,7 +91,7 @@ func (rules *Rules) RequestTrailer(field string) bool {
 // ResponseHeader adds the fields of the relay's response that may cross to dst. They
 // replace those of the same name that the site has set: twice
 // Access-Control-Allow-Origin is as good as none to a browser. Vary and Via are
-// lists that each party extends.
+// lists that each proxy extends.
 func ResponseHeader(dst http.Header, response *http.Response) {
 	StripResponse(response.Header)
 	delete(dst, "Server") // Via tells of this proxy

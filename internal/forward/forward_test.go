@@ -223,7 +223,7 @@ func TestConnectionNamesAway(t *testing.T) {
 	}
 }
 
-func TestLooped(t *testing.T) {
+func TestIsLoop(t *testing.T) {
 	for line, want := range map[string]bool{
 		"":                     false,
 		"edge":                 false,
@@ -232,7 +232,7 @@ func TestLooped(t *testing.T) {
 		loopID + "; v=1, edge": true,
 	} {
 		r := request("198.51.100.7:1", tcpAddr, "CDN-Loop: other", "CDN-Loop: "+line)
-		if got := Looped(r); got != want {
+		if got := IsLoop(r); got != want {
 			t.Errorf("%q: %v", line, got)
 		}
 	}

@@ -17,8 +17,8 @@ func newLoopID() string {
 	return "watchrtc-proxy-" + hex.EncodeToString(id[:])
 }
 
-// Looped reports whether r has been through this process already.
-func Looped(r *http.Request) bool {
+// IsLoop reports whether r has been through this process already.
+func IsLoop(r *http.Request) bool {
 	return slices.ContainsFunc(r.Header["Cdn-Loop"], func(line string) bool { return strings.Contains(line, loopID) })
 }
 

@@ -71,7 +71,7 @@ func awaitEnded(t *testing.T, tun *Tunnel, n int) {
 
 // The Close frame of a drain that comes in the instant of the end of its direction
 // does not follow that end, which would fail and cost what is on the way.
-func TestGoAwayBehindHalfClose(t *testing.T) {
+func TestGoAwayAfterHalfClose(t *testing.T) {
 	eachEngine(t, func(t *testing.T, secure bool, open func() *socketTunnel) {
 		s := open()
 		closeWrite(t, s.client)

@@ -107,7 +107,7 @@ func renegotiates(c *tls.Conn) bool {
 }
 
 // record is an input buffer for crypto/tls. It fits two TLS records and what
-// bytes.Buffer wants to have free behind them, so that what comes at once is read
+// bytes.Buffer wants to have free after them, so that what comes at once is read
 // with one system call and the buffer is never replaced by a larger one.
 type record [2*(5+16<<10+256) + 4<<10]byte
 

@@ -117,7 +117,7 @@ func collected[T any](p weak.Pointer[T]) bool {
 }
 
 // A session ticket that arrives after the handshake is no trouble.
-func TestTLSTicketBehindHandshake(t *testing.T) {
+func TestTLSTicketAfterHandshake(t *testing.T) {
 	a, b := tcpPair(t)
 	cache := tls.NewLRUClientSessionCache(0)
 	server, client := shakeHandsAs(t, a, b, &tls.Config{ClientSessionCache: cache})

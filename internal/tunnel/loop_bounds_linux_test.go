@@ -199,7 +199,7 @@ func TestLoopLongHandshakeMessageAtOnce(t *testing.T) {
 	l.wantHandshakeTooLong(t, client)
 }
 
-// A KeyUpdate leaves no buffer behind.
+// A KeyUpdate leaves no buffer.
 func TestLoopKeyUpdateLeavesNothing(t *testing.T) {
 	l, client := openForger(t, newLoopFixture(t))
 	client.raw.Write(client.keyUpdate(true))
@@ -324,7 +324,7 @@ func TestLoopFailsDuringHandover(t *testing.T) {
 	tun := newTunnel(Info{}, ConnLeg(clientLeg, nil, false), ConnLeg(relayLeg, nil, false), 0)
 	tun.group = r.lease.enter()
 	p := tun.newPair(l)
-	for range 2 { // the second is called behind a failure
+	for range 2 { // the second is called after a failure
 		called := make(chan struct{})
 		l.post(func() { close(called) })
 		<-called

@@ -208,7 +208,7 @@ func TestDownloadThenReset(t *testing.T) {
 // A relay sends its last words and resets while the client still writes: writing
 // fails first, and what is there to be read comes nevertheless. It is an abnormal
 // end, although reading then looks like an orderly one.
-func TestLastWordsBehindFailedWrite(t *testing.T) {
+func TestLastWordsAfterFailedWrite(t *testing.T) {
 	eachEngine(t, func(t *testing.T, secure bool, open func() *socketTunnel) {
 		s := open()
 		failed := make(chan error, 1)
