@@ -12,8 +12,8 @@ import (
 // bulkTunnels are one more than the smallest machine has cores.
 const bulkTunnels = 3
 
-// bulk measures how much a few tunnels carry that never pause, first to the
-// relay, then to the client.
+// bulk measures the throughput of a few tunnels that never pause, first to the relay,
+// then to the client.
 func (b *bench) bulk(ctx context.Context, s *subject) (report.Sample, error) {
 	sample := report.Sample{Values: map[string]float64{}}
 	var cpu time.Duration

@@ -101,8 +101,7 @@ func (s *subject) cost(f func() error) (used, elapsed time.Duration, err error) 
 	return after - before, elapsed, err
 }
 
-// others returns how many cores are used, while f runs, by what has no part in
-// the measurement.
+// others returns how many cores other programs use while f runs.
 func (s *subject) others(f func() error) (cores float64, err error) {
 	before, err := s.othersCPU()
 	if err != nil {

@@ -56,7 +56,8 @@ func (m *tunnelMeasurement) run(ctx context.Context) (err error) {
 	return m.profiler.snapshot(ctx, "after")
 }
 
-// open opens the tunnels. What a proxy still does just after belongs to it.
+// open opens the tunnels. What a proxy does just after that is counted to the
+// handshakes.
 func (m *tunnelMeasurement) open(ctx context.Context) (tunnels *load.Tunnels, err error) {
 	expected := time.Duration(m.count)*2*time.Millisecond + time.Second
 	used, _, err := m.cost(func() error {

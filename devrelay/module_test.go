@@ -40,7 +40,7 @@ func TestCaddyfile(t *testing.T) {
 	}
 }
 
-// A reload provisions the new handler before it cleans the old one up.
+// A reload provisions the new handler before it cleans up the old one.
 func TestReload(t *testing.T) {
 	before := provision(t, 9)
 	served := make(chan struct{})

@@ -21,7 +21,7 @@ import (
 // acmeSite is the name that the proxy gets certificates for.
 const acmeSite = "rtc.site.test"
 
-// validity is how long a certificate lasts; Caddy renews it at the half.
+// validity is how long a certificate lasts. Caddy renews it after half of that.
 const validity = 16 * time.Second
 
 // TestAutomaticHTTPS starts from an empty data folder. The proxy gets a certificate
@@ -87,8 +87,8 @@ func TestAutomaticHTTPS(t *testing.T) {
 	}
 }
 
-// dialNode has Node.js open a WebSocket, whose TLS is OpenSSL's, with no root but
-// this one.
+// dialNode opens a WebSocket with Node.js, whose TLS is OpenSSL's, trusting this root
+// alone.
 func (s *setup) dialNode(t *testing.T, root []byte) {
 	t.Helper()
 	url := "wss://" + acmeSite + ":" + port(s.addr) + mount

@@ -16,8 +16,8 @@ const (
 	binaryType = 2
 )
 
-// TestConformance has strict clients and servers of other authors exchange all
-// that RFC 6455 and RFC 7692 know through the proxy.
+// TestConformance has other authors' strict clients and servers exchange all that RFC
+// 6455 and RFC 7692 define, through the proxy.
 func TestConformance(t *testing.T) {
 	for _, pair := range []struct {
 		name  string
@@ -45,8 +45,7 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-// testMessages sends messages on both sides of each length that is encoded
-// otherwise.
+// testMessages sends messages around each size at which the form of the length changes.
 func testMessages(t *testing.T, c wsClient) {
 	for _, size := range []int{0, 1, 125, 126, 127, 65535, 65536, 65537, 1 << 20, 5 << 20} {
 		data := bytes.Repeat([]byte("wörld€ "), size/10+1)[:size]

@@ -11,7 +11,7 @@ import (
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/relay"
 )
 
-// forged is an address that nobody has.
+// forged is an address that a client claims and nobody has.
 const forged = "203.0.113.66"
 
 // trustFront trusts the proxies in front, which are at 127.0.0.1, and nobody

@@ -281,7 +281,7 @@ func (l *load) post(t *testing.T, n, status int) {
 	l.posts[status] += n
 }
 
-// refused asks for a version of WebSocket that there is not.
+// refused asks for a version of WebSocket that does not exist.
 func (l *load) refused(t *testing.T, n int) {
 	t.Helper()
 	for range n {
@@ -376,8 +376,8 @@ func (m *monitored) sdkFigures(t *testing.T) figures {
 	}
 }
 
-// outage takes the relay away until the alert fires, and brings it back until it does no
-// more.
+// outage stops the relay until the alert fires, and starts it again until the alert is
+// resolved.
 func (m *monitored) outage(t *testing.T, l *load) {
 	t.Helper()
 	const alert = `ALERTS{alertname="WatchRTCRelayUnreachable", alertstate="firing"}`

@@ -17,8 +17,8 @@ import (
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/relay"
 )
 
-// closeCode is what an SDK's disconnect() comes to: the newer gives 1000, the older
-// gives no code, which stands as 1005 (RFC 6455, section 7.4.1).
+// closeCode is the code that an SDK's disconnect() leads to: the newer sends 1000, the
+// older sends none, which counts as 1005 (RFC 6455, section 7.4.1).
 var closeCode = map[string]int{sdkNew: 1000, sdkOld: 1005}
 
 // eachSDK runs a test with both releases.

@@ -115,8 +115,8 @@ func soon(t *testing.T) context.Context {
 	return ctx
 }
 
-// conn waits for the next WebSocket of the relay after the n-th that says
-// something. The older SDK opens some that it gives up itself.
+// conn waits for a WebSocket on which a message comes, the first of those that the relay
+// numbers higher than after. The older SDK opens some that it gives up itself.
 func (s *setup) conn(t *testing.T, after int64) *devrelay.Conn {
 	t.Helper()
 	for n := after + 1; ; n++ {
@@ -161,7 +161,7 @@ func expired(t *testing.T) context.Context {
 	return ctx
 }
 
-// awaitListening waits until a process that does not say so listens on addr.
+// awaitListening waits until a process listens on addr, for those that do not log it.
 func awaitListening(t *testing.T, process *program.Process, addr string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(process.Exited(), patience)

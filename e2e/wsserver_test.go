@@ -16,8 +16,8 @@ import (
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/program"
 )
 
-// echoServer sends messages back. Told "close:CODE:REASON" it closes so; of each
-// end it logs "closed CODE REASON".
+// echoServer sends messages back. The message "close:CODE:REASON" has it close that
+// way. It logs each end as "closed CODE REASON".
 type echoServer struct {
 	url string
 	log *program.Log

@@ -19,7 +19,7 @@ import (
 	"github.com/caddy-watchrtc/watchrtc-proxy/bench/internal/wire"
 )
 
-// role is which end of a tunnel an endpoint is. It is handed to other processes.
+// role says which end of a tunnel an endpoint is. Other processes get it as JSON.
 type role struct {
 	Client    bool
 	TLS       bool // on this leg
@@ -60,7 +60,7 @@ type received struct {
 	err     error // of the connection: io.EOF is an orderly end
 }
 
-// patience is for what has to happen at once, on a busy machine.
+// patience bounds what takes milliseconds on a machine with nothing else to do.
 const patience = 20 * time.Second
 
 // establish makes an endpoint of a TCP connection.
@@ -191,13 +191,13 @@ func (e *endpoint) receive(onClose func()) {
 	}
 }
 
-// sawOrderlyEnd says whether what came in ended as an orderly end of the other
-// side does. A write that fails takes the news of a reset away from the reads,
-// which then see the end of a stream.
+// sawOrderlyEnd reports whether the stream ended as if the other side had ended it in
+// order. The kernel tells of a reset once: after a write has failed with it, reads see
+// the end of a stream.
 func (e *endpoint) sawOrderlyEnd() bool {
 	r := &e.received
 	return !r.inFrame && errors.Is(r.err, io.EOF) && !e.writeFailed && (!e.TLS || e.ledger.records.closeNotify())
 }
 
-// hung says that no end came in time.
+// hung reports whether no end came in time.
 func (r *received) hung() bool { return errors.Is(r.err, os.ErrDeadlineExceeded) }

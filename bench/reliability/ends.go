@@ -16,7 +16,7 @@ func (t *tunnel) runEnder() (accepted int64) {
 			e.receive(func() { close(t.answered) })
 		}
 	}()
-	// Should the proxy end the tunnel first, there is still an end to be made.
+	// If the proxy ends the tunnel first, the ender still makes its end.
 	for e.sent < t.upload && e.send(1+t.sizes.IntN(mostFrame)) == nil {
 	}
 	accepted = t.end(t)

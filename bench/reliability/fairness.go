@@ -23,7 +23,7 @@ import (
 const (
 	fastSenders = 3
 	quietPeriod = 50 * time.Millisecond
-	// prompt is what a tunnel is served within.
+	// prompt is how soon each reply must come for a tunnel to count as served.
 	prompt = time.Second
 )
 
@@ -32,7 +32,7 @@ const (
 type fairnessResult struct {
 	Contestant string  `json:"contestant"`
 	Quiet      int     `json:"quiet_tunnels"`
-	Served     int     `json:"served"` // every answer came within a second
+	Served     int     `json:"served"` // every reply came within a second
 	Trips      int     `json:"round_trips"`
 	P99        float64 `json:"p99_ms"`
 	Worst      float64 `json:"worst_ms"`
@@ -88,9 +88,9 @@ func (y *yard) fairnessBeside(ctx context.Context, c contestant.Contestant, quie
 	return nil
 }
 
-// favour lets a process go before others, if that is permitted, until the
-// function it returns is called: otherwise the quiet tunnels would wait for the
-// relay, and for this process, rather than for the proxy.
+// favour raises the priority of a process, if that is permitted, until the function it
+// returns is called. Otherwise the quiet tunnels would wait for the relay, and for this
+// process, rather than for the proxy.
 func favour(pid int) (stop func()) {
 	set := func(nice int) {
 		tasks, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
@@ -104,9 +104,9 @@ func favour(pid int) (stop func()) {
 	return func() { set(0) }
 }
 
-// sumUp counts, for an answer that took longer than a period, also the
-// messages that would have been sent meanwhile, with what was left of the wait.
-// Otherwise a tunnel that is starved would have a say only once.
+// sumUp counts, for a reply that took longer than a period, also the messages that
+// would have been sent meanwhile, with what was left of the wait. Otherwise a tunnel
+// that is starved would count only once.
 func sumUp(tunnels []load.Trips) fairnessResult {
 	r := fairnessResult{Quiet: len(tunnels)}
 	var all []float64

@@ -55,8 +55,7 @@ func (r *records) add(p []byte) {
 // as short.
 func (r *records) closeNotify() bool { return r.left == 0 && r.size == 2+1+16 }
 
-// entry says that the payload up to some length had been written with so many
-// bytes on the wire.
+// entry records how many bytes had gone to the wire when so much payload was written.
 type entry struct {
 	wire, payload int64
 }

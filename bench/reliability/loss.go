@@ -12,11 +12,11 @@ import (
 	"github.com/caddy-watchrtc/watchrtc-proxy/bench/internal/contestant"
 )
 
-// way is one way in which an end of a tunnel ends it.
+// way is one way to end a tunnel.
 type way struct {
 	name string
-	// end is what it does once it has sent its payload. It returns how much of
-	// that was accepted, as late as that can be told.
+	// end ends the tunnel once the payload is sent. It returns how much of that was
+	// accepted, read as late as possible.
 	end func(t *tunnel) (accepted int64)
 
 	duplex   bool // it reads on until the other direction has ended in order, and so has to get all of that
@@ -41,8 +41,8 @@ var ways = []way{
 	{name: "all acknowledged, then reset", end: (*tunnel).endAfterAcknowledged, abrupt: true, abnormal: true, reset: true},
 }
 
-// tunnel is one tunnel of the test. Its ender ends it, its peer goes by what
-// comes in.
+// tunnel is one tunnel of the test. Its ender ends it; its peer reacts to what comes
+// in.
 type tunnel struct {
 	way
 	id       int
@@ -60,7 +60,7 @@ type tunnel struct {
 	closeAccepted bool
 }
 
-// chance is what differs between tunnels that end in the same way.
+// chance is what is drawn at random for each tunnel.
 type chance struct {
 	upload    int64         // what the ender sends before it ends
 	sizes     *rand.Rand    // of its messages
@@ -165,8 +165,8 @@ func (y *yard) lossOver(ctx context.Context, lab *contestant.Lab, c contestant.C
 	return nil
 }
 
-// opener opens one tunnel at a time, so that what the relay accepts is known to
-// belong to it.
+// opener opens one tunnel at a time, so that the next connection the relay accepts is
+// known to be that tunnel's.
 type opener struct {
 	lab   *contestant.Lab
 	proxy string

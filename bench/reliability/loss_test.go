@@ -13,7 +13,7 @@ import (
 	"github.com/caddy-watchrtc/watchrtc-proxy/bench/internal/load"
 )
 
-// TestMain is also what the processes run that are killed.
+// TestMain also runs in the processes that startVictim starts and kills.
 func TestMain(m *testing.M) {
 	if len(os.Args) == 3 && os.Args[1] == "endpoint" {
 		if err := runVictim(os.Args[2]); err != nil {
@@ -25,9 +25,9 @@ func TestMain(m *testing.M) {
 	m.Run()
 }
 
-// TestNothingLostByTheYard has the tunnels end in all ways over nothing that
-// could lose anything: a connection, and copying that minds nothing but its
-// direction. So what the proxies lose is theirs.
+// TestNothingLostByTheYard ends tunnels in every way over what loses nothing: a plain
+// connection, and one that is copied. So whatever is lost in a run was lost by the
+// proxy.
 func TestNothingLostByTheYard(t *testing.T) {
 	certs, err := contestant.MakeCerts(t.TempDir())
 	if err != nil {

@@ -29,7 +29,7 @@ func main() {
 	}
 }
 
-// run is also what the processes do that this program starts of itself.
+// run is also where the processes begin that this program starts from its own binary.
 func run(ctx context.Context, args []string) error {
 	switch {
 	case len(args) == 4 && args[0] == "relay": // how Lab.StartRelay calls it
@@ -184,7 +184,7 @@ func (p *plan) run(ctx context.Context) error {
 	return r.verdict()
 }
 
-// yard is where the tests take place.
+// yard is what the tests of one run share.
 type yard struct {
 	lab      *contestant.Lab
 	size     size

@@ -87,7 +87,7 @@ func (y *yard) attack(ctx context.Context, c contestant.Contestant, attack func(
 	return nil
 }
 
-// warmUp lets a proxy set up what it sets up once.
+// warmUp has a proxy do what it does only once, so that this is not counted as growth.
 func (s *subject) warmUp(ctx context.Context, times int) error {
 	pace, err := load.ParsePace("400")
 	if err != nil {
@@ -187,7 +187,7 @@ type reading struct {
 	heap   *int64
 }
 
-// rest takes what there is after a pause for what later growth is counted from.
+// rest reads the memory after a pause. Growth is counted from there.
 func (w *watch) rest(ctx context.Context) (err error) {
 	if err := load.Sleep(ctx, w.settle); err != nil {
 		return err

@@ -9,7 +9,7 @@ import (
 	"github.com/caddy-watchrtc/watchrtc-proxy/bench/internal/contestant"
 )
 
-// results are everything that was seen, as it is kept with -json.
+// results is everything that was measured, as -json writes it.
 type results struct {
 	Machine  string            `json:"machine"`
 	Versions map[string]string `json:"versions"`
@@ -37,7 +37,7 @@ func isOurs(name string) bool {
 	return name == contestant.Ours || name == contestant.OursGoroutines.Name
 }
 
-// verdict says where ours does not keep what it promises.
+// verdict returns an error that names each promise that ours does not keep.
 func (r *results) verdict() error {
 	var errs []error
 	for _, f := range r.Fairness {
@@ -68,10 +68,9 @@ func (f fairnessResult) fault(l limits) string {
 	return ""
 }
 
-// grown is what is judged: under a flood the most, otherwise what is left; by
-// each where there are many. A Go program may hold garbage from before the
-// attack, in which what it holds now finds room, so its live heap counts if
-// that has grown more.
+// grown is the growth that is judged: under a flood the peak, otherwise what is left,
+// divided by the count where there is one. A Go program may reuse the room of garbage
+// from before the attack, so its live heap counts instead if that has grown more.
 func (m memoryResult) grown() float64 {
 	grown := m.After
 	if m.Attack == keyUpdates {
@@ -134,7 +133,7 @@ func writeHeader(b *strings.Builder, cells ...string) {
 }
 
 func (r *results) writeFairness(b *strings.Builder) {
-	fmt.Fprintf(b, "### Fairness\n\nRound trips in ms of quiet tunnels beside %d that send as fast as they can. Served: each answer came within %v. "+
+	fmt.Fprintf(b, "### Fairness\n\nRound trips in ms of quiet tunnels beside %d that send as fast as they can. Served: each reply came within %v. "+
 		"Direct: from the same process to the same relay, without a proxy.\n\n", fastSenders, prompt)
 	writeHeader(b, "", "quiet tunnels", "served", "p99", "worst", "direct p99", "direct worst", "fast ones, MB/s", "")
 	for _, f := range r.Fairness {

@@ -30,7 +30,7 @@ func Start(tb testing.TB, config devrelay.Config) *Server {
 	relay := devrelay.New(config)
 	listener := httptest.NewUnstartedServer(relay)
 	listener.EnableHTTP2 = true
-	// Handshakes that a test breaks on purpose are no news.
+	// Tests break handshakes on purpose, and the log would tell of each.
 	listener.Config.ErrorLog = log.New(io.Discard, "", 0)
 	listener.StartTLS()
 	tb.Cleanup(func() {

@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// Authority issues certificates that nobody trusts but who is told to.
+// Authority issues certificates that only those trust who are given its Pool.
 type Authority struct {
 	Pool *x509.CertPool // holds the authority alone
 	PEM  []byte

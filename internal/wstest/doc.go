@@ -1,4 +1,4 @@
-// Package wstest is what this repository's tests share: one WebSocket frame codec
+// Package wstest is what this repository's tests and bench share: one WebSocket frame codec
 // (frame.go, reader.go), one maker of certificates (cert.go), data that proves where
 // each byte belongs (data.go), and clients and relays that speak HTTP and WebSocket
 // by hand over real sockets (conn.go, http.go, relay.go).

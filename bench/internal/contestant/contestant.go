@@ -18,7 +18,7 @@ type Contestant struct {
 	config  string // in config/
 	command []string
 	env     []string // beside PATH and HOME
-	caddy   bool     // built here, and answering on an admin endpoint
+	caddy   bool     // built here, with an admin endpoint
 	install string
 
 	// Scraped has its metrics read each second, as Prometheus would.
@@ -58,7 +58,7 @@ var OursGoroutines = Contestant{
 	env:     []string{"WATCHRTC_PROXY_EVENT_LOOPS=off"},
 }
 
-// OursScraped is ours with a monitoring that is in a hurry.
+// OursScraped is ours while its metrics are read every second.
 var OursScraped = Contestant{
 	Name: "ours_scraped", config: "watchrtc_proxy.caddyfile", caddy: true,
 	command: []string{"CADDY", "run", "--config", "CONFIG", "--adapter", "caddyfile"},

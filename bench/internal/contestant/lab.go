@@ -26,8 +26,8 @@ type Lab struct {
 	PlainRelay bool
 }
 
-// NewLab prepares this process and dir for these contestants, and fails early
-// on what would fail late. caddy is a binary built before, or empty.
+// NewLab prepares this process and dir for these contestants. What is missing is an
+// error now, not halfway through a run. caddy is a binary built before, or empty.
 func NewLab(ctx context.Context, dir, caddy string, contestants []Contestant, tunnels int) (*Lab, error) {
 	// Debian keeps servers where ordinary users don't look for commands.
 	if err := os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin"); err != nil {
@@ -41,8 +41,8 @@ func NewLab(ctx context.Context, dir, caddy string, contestants []Contestant, tu
 	if err := raiseFileLimit(2*tunnels + 1000); err != nil {
 		return nil, err
 	}
-	// The sender sleeps in the kernel, so one more thread may run Go code; and
-	// a collection here would take its turn on the contestants' cores.
+	// The sender sleeps in the kernel, so one more thread may run Go code. A garbage
+	// collection here would take the contestants' cores.
 	runtime.GOMAXPROCS(runtime.NumCPU() + 1)
 	debug.SetGCPercent(800)
 	caddy, err := buildCaddy(ctx, dir, caddy)
@@ -98,8 +98,8 @@ type settings struct {
 	Roots          string
 }
 
-// Start starts a contestant that forwards to relay, and returns once it
-// answers.
+// Start starts a contestant that forwards to relay, and returns once it accepts
+// connections.
 func (l *Lab) Start(ctx context.Context, c Contestant, relay string) (*Process, error) {
 	listen, err := freeAddress()
 	if err != nil {

@@ -32,10 +32,10 @@ func start(ctx context.Context, dir, name, addr string, env, command []string) (
 	defer log.Close()
 	p.cmd = exec.Command(command[0], command[1:]...)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
-	// No setting of the caller's, such as GOGC, changes a contestant.
+	// Nothing in the caller's environment, such as GOGC, changes a contestant.
 	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir}, env...)
-	// A group of its own, so that ^C leaves stopping to us; and should this
-	// program be killed, its contestants go too.
+	// A process group of its own, so that ^C reaches this program alone, which then
+	// stops it. If this program is killed, so is the contestant.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	if err := p.cmd.Start(); err != nil {
 		return nil, err

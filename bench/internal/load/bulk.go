@@ -16,7 +16,7 @@ import (
 	"github.com/caddy-watchrtc/watchrtc-proxy/bench/internal/wire"
 )
 
-// Bulk are tunnels that carry as much as they can, one way.
+// Bulk is a set of tunnels that carry as much as they can, one way.
 type Bulk struct {
 	conns   []net.Conn
 	readers []*bufio.Reader
@@ -36,8 +36,8 @@ func OpenBulk(ctx context.Context, target Target, count int) (*Bulk, error) {
 	return b, nil
 }
 
-// Send sends to the relay for d, and returns how many frames arrived there
-// once the relay has told. A Bulk is used once.
+// Send sends to the relay for d, and returns how many frames the relay says have
+// arrived. A Bulk is used once.
 func (b *Bulk) Send(ctx context.Context, d time.Duration) (frames int, err error) {
 	return b.each(ctx, func(conn net.Conn, r *bufio.Reader) (int, error) {
 		bulk := wire.BulkFrom(true)
@@ -83,7 +83,7 @@ func (b *Bulk) Receive(ctx context.Context, d time.Duration) (frames int, err er
 	})
 }
 
-// each runs f for all tunnels at once, and ends them should ctx end.
+// each runs f for all tunnels at once, and closes them if ctx ends.
 func (b *Bulk) each(ctx context.Context, f func(net.Conn, *bufio.Reader) (int, error)) (total int, err error) {
 	defer context.AfterFunc(ctx, b.Close)()
 	frames, errs := make([]int, len(b.conns)), make([]error, len(b.conns))

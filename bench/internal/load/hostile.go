@@ -16,11 +16,10 @@ import (
 	"github.com/caddy-watchrtc/watchrtc-proxy/bench/internal/wire"
 )
 
-// FloodKeyUpdates opens a tunnel and never reads from it. It sends size bytes
-// of KeyUpdates that ask for one in return, each with a byte of a message
-// after it, which keeps TLS libraries from counting KeyUpdates in a row. It
-// gives up once the proxy has taken nothing for as long as it has patience, or
-// ends the tunnel, and returns how much was sent.
+// FloodKeyUpdates opens a tunnel and never reads from it. It sends size bytes of
+// KeyUpdates that ask for one in return, each with a byte of a message after it, which
+// keeps TLS libraries from counting KeyUpdates in a row. It stops once the proxy has
+// taken nothing for patience, or has ended the tunnel, and returns how much was sent.
 func (t Target) FloodKeyUpdates(ctx context.Context, size int, patience time.Duration) (sent int, err error) {
 	conn, sealer, err := t.openUnread(ctx)
 	if err != nil {
@@ -52,7 +51,7 @@ func (t Target) FloodKeyUpdates(ctx context.Context, size int, patience time.Dur
 // openUnread opens a tunnel of which nothing will be read, and which is written
 // to beneath crypto/tls.
 func (t Target) openUnread(ctx context.Context) (net.Conn, *tls13.Sealer, error) {
-	// What the proxy sends is to stay with it, not with this machine's kernel.
+	// What the proxy sends has to pile up in the proxy, not in this end's kernel.
 	d := net.Dialer{Timeout: 10 * time.Second, Control: func(_, _ string, c syscall.RawConn) (err error) {
 		return errors.Join(c.Control(func(fd uintptr) {
 			err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4096)
@@ -92,8 +91,8 @@ func startSealed(ctx context.Context, conn *tls.Conn, secret *tls13.Secret, requ
 	return sealer, err
 }
 
-// pairs of a KeyUpdate and a byte are written at once. A frame holds a whole
-// number of them.
+// pairs is how many KeyUpdates, each with a byte of the frame, are written at once. It
+// divides the frame's size.
 const pairs = 128
 
 func keyUpdates(sealer *tls13.Sealer, message []byte) (b []byte, err error) {

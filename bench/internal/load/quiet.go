@@ -13,7 +13,7 @@ import (
 	"github.com/caddy-watchrtc/watchrtc-proxy/bench/internal/wire"
 )
 
-// Quiet are tunnels that each send a message now and then and wait for the
+// Quiet is a set of tunnels that each send a message now and then and wait for the
 // reply, while others make noise.
 type Quiet struct {
 	conns   []net.Conn
@@ -34,8 +34,8 @@ func OpenQuiet(ctx context.Context, target Target, count int) (*Quiet, error) {
 	return q, err
 }
 
-// Trips are the round trips of one tunnel, and whether it came to an end
-// before its time: a reply that never came, or not the right one.
+// Trips holds the round trips of one tunnel, and the error that ended it early, such as
+// a reply that never came or was for another.
 type Trips struct {
 	Times []time.Duration
 	Err   error

@@ -30,8 +30,7 @@ const upgrade = "GET /?apiKey=bench-0000-0000&timestamp=1700000000000&apiVersion
 	"Sec-WebSocket-Key: " + wstest.SampleKey + "\r\n" +
 	"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\nSec-WebSocket-Protocol: 2.0\r\n\r\n"
 
-// Tunnels are open WebSockets. Nothing may be sent on them at the same time
-// by two callers.
+// Tunnels is a set of open WebSockets. One caller at a time may send on them.
 type Tunnels struct {
 	conns   []net.Conn
 	closing atomic.Bool
@@ -39,7 +38,7 @@ type Tunnels struct {
 
 	mu  sync.Mutex
 	rtt []time.Duration // of the messages of the current Send
-	err error           // the first that befell any tunnel
+	err error           // the first of any tunnel
 }
 
 // OpenTunnels opens count tunnels and returns once each has been greeted.
@@ -239,7 +238,7 @@ func (t *Tunnels) WriteRaw(p []byte) error {
 	return nil
 }
 
-// Close ends all tunnels as browsers do that are closed: without a word.
+// Close ends all tunnels without a Close frame, as a browser does that is closed.
 func (t *Tunnels) Close() {
 	t.closing.Store(true)
 	for _, conn := range t.conns {

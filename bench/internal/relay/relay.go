@@ -1,6 +1,6 @@
 // Package relay is the stand-in for the watchRTC relay that every contestant
-// forwards to. It runs as a process of its own, so that what it costs is
-// nobody's, and does as little as it can: it greets, checks and replies.
+// forwards to. It runs in a process of its own, so that its cost is charged to no
+// proxy, and does as little as it can: it greets, checks and replies.
 package relay
 
 import (
@@ -26,8 +26,8 @@ const Greeting = `{"connectionId":"b0a7e6d2-3c41-4f7e-9a55-1d2c3b4a5f60","projec
 
 // Serve accepts connections on addr until ctx is done.
 func Serve(ctx context.Context, addr, certFile, keyFile string) error {
-	// The relay's garbage is nobody's cost, but its collector would take
-	// turns with the proxy on the same cores.
+	// The relay's memory is charged to nobody, but its garbage collector would compete
+	// with the proxy for the cores.
 	debug.SetGCPercent(800)
 	config, err := TLSConfig(certFile, keyFile)
 	if err != nil {
@@ -64,9 +64,9 @@ func TLSConfig(certFile, keyFile string) (*tls.Config, error) {
 	}, err
 }
 
-// serveConn serves requests until the connection ends or turns into a tunnel.
-// Proxies end connections as they like, so how one ends is no news: a message
-// that got lost is missed by the load generator.
+// serveConn serves requests until the connection ends or turns into a tunnel. Proxies
+// end connections in ways of their own, so how one ends is not reported; the load
+// generator notices what is lost.
 func serveConn(conn net.Conn) {
 	r := bufio.NewReaderSize(conn, 8<<10)
 	for {

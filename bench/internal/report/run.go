@@ -22,14 +22,14 @@ type Contestant struct {
 	Version string `json:"version"`
 }
 
-// Sample is what one fresh process was measured to do. One that posted or
-// carried bulk has no count of tunnels.
+// Sample holds what was measured on one fresh process. One that posted or carried bulk
+// has no count of tunnels.
 type Sample struct {
 	Contestant string             `json:"contestant"`
 	Round      int                `json:"round"`
 	Tunnels    int                `json:"tunnels,omitempty"`
 	Verified   int                `json:"verified"` // messages, posts or frames, each byte compared
-	Others     float64            `json:"others"`   // cores used by what has no part in this
+	Others     float64            `json:"others"`   // cores used by other programs
 	Values     map[string]float64 `json:"values"`   // by Metric.Key
 }
 

@@ -16,8 +16,8 @@ const (
 	BulkDown = "bulk down " // and for how many milliseconds
 )
 
-// Bulk is the same frame over and over, made once, so that neither end spends
-// its time on anything but carrying it.
+// Bulk is one frame, made once and sent over and over, so that neither end spends time
+// on anything but carrying it.
 type Bulk struct {
 	frame, last []byte
 }

@@ -105,8 +105,8 @@ func (c *Caddy) Load(tb testing.TB, sites string) {
 	c.Do(tb, http.MethodPost, "/load", "text/caddyfile", c.Caddyfile(sites))
 }
 
-// Do sends a request to the admin API and returns the response's body. What changes
-// the configuration is over when it returns: nothing listens for the old one.
+// Do sends a request to the admin API and returns the response's body. A change of the
+// configuration is complete when it returns: nothing listens for the old one.
 func (c *Caddy) Do(tb testing.TB, method, path, contentType, body string) string {
 	tb.Helper()
 	req, err := http.NewRequestWithContext(tb.Context(), method, "http://"+c.Admin+path, strings.NewReader(body))
