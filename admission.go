@@ -142,13 +142,6 @@ func (t *roundTrip) takeSlot() *refusal {
 // freeSlot gives back a slot that no tunnel has taken over.
 func (t *roundTrip) freeSlot() { t.slot.Free() }
 
-// handOverSlot leaves the slot to a tunnel.
-func (t *roundTrip) handOverSlot() *limits.Slot {
-	slot := t.slot
-	t.slot = nil
-	return slot
-}
-
 // spread returns a time between d and twice as long, so that those who were refused
 // together do not come back together.
 func spread(d time.Duration) time.Duration { return d + rand.N(d) }

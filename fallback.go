@@ -12,16 +12,42 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/net/http/httpguts"
-
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/forward"
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/http1"
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/relay"
 )
 
+// clientBody is the body of the client's request.
+type clientBody struct {
+	small  *http1.Body   // all of it, where it is small
+	stream *streamedBody // or what gives it out as it comes
+}
+
+// receive reads a small body, and prepares to stream any other. Small bodies can be
+// sent to another relay. Nothing else is held while the client takes its time.
+func (b *clientBody) receive(t *roundTrip) error {
+	r := t.r
+	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
+		return nil
+	}
+	if r.ContentLength > 0 && r.ContentLength <= http1.MaxBody && len(r.Trailer) == 0 && len(r.Header["Expect"]) == 0 {
+		small, err := http1.ReadBody(r.Body, r.ContentLength)
+		if err != nil {
+			return clientError{err}
+		}
+		b.small = small
+		return nil
+	}
+	b.stream = newStreamedBody(t)
+	// The relay may respond before the body has come. Without this net/http waits
+	// for the body before it writes a response.
+	http.NewResponseController(t.w).EnableFullDuplex()
+	return nil
+}
+
 // post sends a request that opens no WebSocket to the relay.
 func (t *roundTrip) post() (*http.Response, error) {
-	ctx := t.traced(t.limit.Context)
+	ctx := httptrace.WithClientTrace(t.limit.Context, &httptrace.ClientTrace{Got1xxResponse: t.pass1xx})
 	if t.body.stream != nil {
 		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: t.body.stream.gotConn})
 	}
@@ -69,34 +95,6 @@ func (t *roundTrip) pass1xx(code int, fields textproto.MIMEHeader) error {
 	t.w.WriteHeader(code)
 	clear(header)
 	maps.Copy(header, own)
-	return nil
-}
-
-// clientBody is the body of the client's request.
-type clientBody struct {
-	small  *http1.Body   // all of it, where it is small
-	stream *streamedBody // or what gives it out as it comes
-}
-
-// receive reads a small body, and prepares to stream any other. Small bodies can be
-// sent to another relay. Nothing else is held while the client takes its time.
-func (b *clientBody) receive(t *roundTrip) error {
-	r := t.r
-	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
-		return nil
-	}
-	if r.ContentLength > 0 && r.ContentLength <= http1.MaxBody && len(r.Trailer) == 0 && len(r.Header["Expect"]) == 0 {
-		small, err := http1.ReadBody(r.Body, r.ContentLength)
-		if err != nil {
-			return clientError{err}
-		}
-		b.small = small
-		return nil
-	}
-	b.stream = newStreamedBody(t)
-	// The relay may respond before the body has come. Without this net/http waits
-	// for the body before it writes a response.
-	http.NewResponseController(t.w).EnableFullDuplex()
 	return nil
 }
 
@@ -420,7 +418,3 @@ func writeTrailer(header, trailer http.Header, announced int) {
 		}
 	}
 }
-
-// validMethod reports whether a method is one word. HTTP/2 lets others through,
-// which would be another request in HTTP/1.1.
-func validMethod(method string) bool { return httpguts.ValidHeaderFieldName(method) }

@@ -4,12 +4,10 @@ import (
 	"context"
 	"net"
 	"net/http"
-	"net/http/httptrace"
-	"strings"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"golang.org/x/net/http/httpguts"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/forward"
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/handshake"
@@ -100,6 +98,10 @@ func (t *roundTrip) check() *refusal {
 	return nil
 }
 
+// validMethod reports whether a method is one word. HTTP/2 lets others through,
+// which would be another request in HTTP/1.1.
+func validMethod(method string) bool { return httpguts.ValidHeaderFieldName(method) }
+
 // begin starts the time that relays have. done ends whatever is left of the request.
 func (t *roundTrip) begin() (done func()) {
 	t.limit = relay.NewLimit(t.r.Context(), t.h.handshakeTimeout())
@@ -150,66 +152,6 @@ func (t *roundTrip) attempt() (response *http.Response, err error) {
 	}
 	t.asked(response, err)
 	return response, err
-}
-
-// outgoing returns the request for t.relay, without a body.
-func (t *roundTrip) outgoing(ctx context.Context) *http.Request {
-	relay.SetClient(ctx, t.h.rules.ClientAddrPort(t.r))
-	out := &http.Request{
-		Method:     t.r.Method,
-		URL:        t.relay.URL(t.path, t.r.URL),
-		Host:       t.relay.Host,
-		Header:     t.h.rules.RequestHeader(t.r),
-		Proto:      "HTTP/1.1",
-		ProtoMajor: 1,
-		ProtoMinor: 1,
-	}
-	return out.WithContext(ctx)
-}
-
-// traced has ctx pass 1xx responses on.
-func (t *roundTrip) traced(ctx context.Context) context.Context {
-	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: t.pass1xx})
-}
-
-// applyRequestOps applies header_up, which comes after every rule of ours.
-func (h *Handler) applyRequestOps(out *http.Request) {
-	if h.Headers != nil && h.Headers.Request != nil {
-		h.Headers.Request.ApplyToRequest(out)
-	}
-}
-
-// The placeholders for access logs, and what begins the names of the relay's fields in
-// header_down.
-const (
-	placeholderUpstream  = "http.watchrtc_proxy.upstream"
-	placeholderTunnel    = "http.watchrtc_proxy.tunnel_id"
-	placeholderHandshake = "http.watchrtc_proxy.handshake_duration"
-	placeholderField     = "http.watchrtc_proxy.header."
-)
-
-// setPlaceholder sets one for handlers that come after this one, and for access logs.
-func (t *roundTrip) setPlaceholder(name string, value any) {
-	if repl, ok := t.r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-		repl.Set(name, value)
-	}
-}
-
-// setResponseHeader prepares w for the relay's response.
-func (t *roundTrip) setResponseHeader(response *http.Response) {
-	header, ops := t.w.Header(), t.h.Headers
-	if ops == nil || ops.Response == nil {
-		forward.ResponseHeader(header, response)
-		return
-	}
-	repl := t.r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	for field, values := range response.Header {
-		repl.Set(placeholderField+field, strings.Join(values, ","))
-	}
-	forward.ResponseHeader(header, response)
-	if ops.Response.Require == nil || ops.Response.Require.Match(response.StatusCode, header) {
-		ops.Response.ApplyTo(header, repl)
-	}
 }
 
 func (h *Handler) handshakeTimeout() time.Duration { return time.Duration(h.HandshakeTimeout) }

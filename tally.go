@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/relay"
@@ -158,4 +159,20 @@ func endpointOf(method, path string) string {
 		return endpointConfig
 	}
 	return endpointOther
+}
+
+// The placeholders for access logs, and what begins the names of the relay's fields in
+// header_down.
+const (
+	placeholderUpstream  = "http.watchrtc_proxy.upstream"
+	placeholderTunnel    = "http.watchrtc_proxy.tunnel_id"
+	placeholderHandshake = "http.watchrtc_proxy.handshake_duration"
+	placeholderField     = "http.watchrtc_proxy.header."
+)
+
+// setPlaceholder sets one for handlers that come after this one, and for access logs.
+func (t *roundTrip) setPlaceholder(name string, value any) {
+	if repl, ok := t.r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		repl.Set(name, value)
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/handshake"
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/limits"
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/tunnel"
 )
 
@@ -103,6 +104,13 @@ func (t *roundTrip) open(client, relay tunnel.Leg) *tunnel.Tunnel {
 	t.setPlaceholder(placeholderTunnel, tunnel.ID())
 	logOpened(tunnel, took)
 	return tunnel
+}
+
+// handOverSlot leaves the slot to a tunnel.
+func (t *roundTrip) handOverSlot() *limits.Slot {
+	slot := t.slot
+	t.slot = nil
+	return slot
 }
 
 // buffered returns a copy of what the client sent right after its handshake.
