@@ -51,6 +51,39 @@ func TestIdleNever(t *testing.T) {
 	})
 }
 
+// When the process has been suspended for longer than the idle timeout, what has come
+// meanwhile is read before a tunnel is taken for idle.
+func TestIdleOverslept(t *testing.T) {
+	for name, sends := range map[string]bool{"busy": true, "idle": false} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, 0, func(r *fixture) {
+				c := r.openIdle(idle)
+				c.playBoth()
+				for range 2 { // as often as it happens
+					c.active.Store(int64(time.Since(c.opened) - 2*idle))
+					c.checkIdle()
+					if !sends {
+						break
+					}
+					c.client.send(text("a"))
+					r.noneEnded()
+					time.Sleep(idle - time.Second)
+					r.noneEnded()
+				}
+				if !sends {
+					start := time.Now()
+					if s := r.summary(); s.Reason != "idle" || time.Since(start) != catchUp {
+						t.Errorf("closed after %v: %+v", time.Since(start), s)
+					}
+					return
+				}
+				c.client.CloseWrite()
+				r.summary()
+			})
+		})
+	}
+}
+
 // Peers that have vanished answer nothing.
 func TestIdleUnanswered(t *testing.T) {
 	inBubble(t, 0, func(r *fixture) {

@@ -89,6 +89,7 @@ type Tunnel struct {
 	// mu protects what follows.
 	mu            sync.Mutex
 	idleTimer     *time.Timer // nil without an idle timeout
+	overslept     bool        // idleTimer was late, and is set to catchUp
 	endTimer      *time.Timer // fires when linger is over
 	cutoff        time.Time   // all is over by then; zero: linger after both directions
 	ended         int         // directions that have ended
@@ -221,17 +222,32 @@ func (t *Tunnel) writeClose(d *direction) {
 	_ = d.goAway()
 }
 
+const (
+	// oversleep is how late a timer is, at least, if the process has not run for a
+	// while: it, or its machine, was suspended.
+	oversleep = time.Second
+
+	// catchUp is how long such a process has to read what has come meanwhile before it
+	// takes a tunnel for idle.
+	catchUp = 5 * time.Second
+)
+
 // checkIdle runs when the tunnel may have been idle for long enough.
 func (t *Tunnel) checkIdle() {
 	rest := t.idle - (time.Since(t.opened) - time.Duration(t.active.Load()))
+	t.mu.Lock()
+	switch {
+	case rest > 0:
+		t.overslept = false
+	case rest <= -oversleep && !t.overslept:
+		t.overslept, rest = true, catchUp
+	}
+	if rest > 0 && !t.over {
+		t.idleTimer.Reset(rest)
+	}
+	t.mu.Unlock()
 	if rest <= 0 {
 		t.goAway("idle")
-		return
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if !t.over {
-		t.idleTimer.Reset(rest)
 	}
 }
 
