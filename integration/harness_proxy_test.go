@@ -35,6 +35,7 @@ type site struct {
 	log    string // format of the log; json if empty
 	debug  bool   // the log holds debug lines, where Caddy has URLs and so keys
 	plain  bool   // HTTP without TLS
+	http1  bool   // HTTP/1.1 alone
 	http3  bool   // besides HTTP/1.1 and HTTP/2
 	self   string // a word in body that stands for the site's own URL; none if empty
 }
@@ -90,7 +91,10 @@ func (s site) caddyfile(port int) string {
 		level = "DEBUG"
 	}
 	protocols := "h1 h2"
-	if s.http3 {
+	switch {
+	case s.http1:
+		protocols = "h1"
+	case s.http3:
 		protocols += " h3"
 	}
 	return fmt.Sprintf(`{

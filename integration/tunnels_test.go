@@ -107,10 +107,11 @@ func TestTunnelInEventLoop(t *testing.T) {
 	}
 	for name, test := range map[string]struct {
 		server, preamble string
-		plain            bool
+		plain, http1     bool
 	}{
 		"TLS":                     {},
 		"plain":                   {plain: true},
+		"plain, HTTP/1.1 alone":   {plain: true, http1: true},
 		"PROXY protocol":          {server: proxyProtocol, preamble: from("198.51.100.7")},
 		"PROXY protocol, omitted": {server: proxyProtocol},
 		"PROXY protocol, plain":   {server: proxyProtocol, preamble: from("198.51.100.7"), plain: true},
@@ -118,7 +119,7 @@ func TestTunnelInEventLoop(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			relay := newRelay(t, nil)
 			s := mount(relay.URL, "")
-			s.server, s.plain, s.debug = test.server, test.plain, true
+			s.server, s.plain, s.http1, s.debug = test.server, test.plain, test.http1, true
 			p := start(t, s)
 			c := p.dial(t, test.preamble)
 			c.wantStatus(c.handshake("/websocket"), http.StatusSwitchingProtocols)

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"net"
 	"reflect"
+	"slices"
 	"syscall"
 
 	"github.com/pires/go-proxyproto"
@@ -67,12 +68,15 @@ func passesOn(conn net.Conn) bool {
 	if _, ok := conn.(*proxyproto.Conn); ok {
 		return true
 	}
-	// The type is not exported. It looks at the first five bytes of a connection
-	// and has a bufio.Reader from then on.
 	t := reflect.TypeOf(conn)
-	return t.Kind() == reflect.Pointer && t.Elem().Name() == "httpRedirectConn" &&
-		t.Elem().PkgPath() == "github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	return t.Kind() == reflect.Pointer && t.Elem().PkgPath() == "github.com/caddyserver/caddy/v2/modules/caddyhttp" &&
+		slices.Contains(caddyWrappers, t.Elem().Name())
 }
+
+// caddyWrappers are types of Caddy's that are not exported, and whose work is done with
+// the first bytes of a connection: http_redirect looks at five, and has a bufio.Reader
+// from then on; a server without TLS and with one of h1 and h2c looks for HTTP/2's preface.
+var caddyWrappers = []string{"httpRedirectConn", "http2Conn"}
 
 func unsentOf(conn net.Conn) int {
 	c, ok := conn.(syscall.Conn)
