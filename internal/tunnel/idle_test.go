@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"io"
+	"net"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -65,14 +66,14 @@ func TestIdleOverslept(t *testing.T) {
 					if !sends {
 						break
 					}
-					c.client.send(text("a"))
+					c.client.send(wstest.Message("a"))
 					r.noneEnded()
 					time.Sleep(idle - time.Second)
 					r.noneEnded()
 				}
 				if !sends {
 					start := time.Now()
-					if s := r.summary(); s.Reason != "idle" || time.Since(start) != catchUp {
+					if s := r.summary(); s.Reason != "idle" || time.Since(start) != secondLook {
 						t.Errorf("closed after %v: %+v", time.Since(start), s)
 					}
 					return
@@ -80,6 +81,53 @@ func TestIdleOverslept(t *testing.T) {
 				c.client.CloseWrite()
 				r.summary()
 			})
+		})
+	}
+}
+
+// A client that takes what it is sent is not idle, however slowly, and one that takes
+// nothing is.
+func TestIdleSlowClient(t *testing.T) {
+	for _, kind := range engineKinds {
+		t.Run(kind.name, func(t *testing.T) {
+			r := newFixture(t, 0)
+			clientLeg, client := tcpPair(t)
+			client.(*net.TCPConn).SetReadBuffer(4 << 10)
+			clientLeg.(*net.TCPConn).SetWriteBuffer(1 << 20)
+			relayLeg, relay := tcpPair(t)
+			tunnel := r.lease.Open(Info{}, ConnLeg(kind.wrap(clientLeg), nil, false), ConnLeg(kind.wrap(relayLeg), nil, false), time.Hour)
+			message := encode(false, binaryFrame(pattern(100_000)))
+			if _, err := relay.Write(message); err != nil {
+				t.Fatal(err)
+			}
+			awaitForwarded(t, &tunnel.toClient, len(message)) // the system holds the rest
+			// look has the tunnel looked at as if it had read nothing for long.
+			look := func() (closed bool) {
+				tunnel.active.Store(int64(time.Since(tunnel.opened) - time.Hour))
+				tunnel.checkIdle()
+				tunnel.mu.Lock()
+				defer tunnel.mu.Unlock()
+				return tunnel.reason == "idle"
+			}
+			for range 3 {
+				look()
+				for before := tunnel.client.unsent(); tunnel.client.unsent() == before; {
+					if _, err := io.CopyN(io.Discard, client, 100); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if look() {
+					t.Fatal("a client that reads is idle")
+				}
+			}
+			ticker := time.NewTicker(time.Millisecond)
+			defer ticker.Stop()
+			for !look() { // what it has read may yet have to be acknowledged
+				<-ticker.C
+			}
+			reset(client)
+			reset(relay)
+			tunnel.Wait()
 		})
 	}
 }
@@ -103,7 +151,7 @@ func TestIdleStuckClient(t *testing.T) {
 	inBubble(t, 0, func(r *fixture) {
 		c := r.openIdle(idle)
 		go c.relay.Write(encode(false, binaryFrame(pattern(1<<20))))
-		if s := r.summary(); s.Duration != idle+linger || s.Reason != "idle" {
+		if s := r.summary(); s.Duration != idle+secondLook+linger || s.Reason != "idle" {
 			t.Errorf("%+v", s)
 		}
 		c.Wait()

@@ -34,6 +34,10 @@ type Leg interface {
 	// limitWriting has Write fail from then on.
 	limitWriting(until time.Time)
 
+	// unsent returns how many bytes the system holds for the peer, as far as that can
+	// be known. It can be called at any time.
+	unsent() int
+
 	// settle delivers what is left and closes the leg. It returns how many bytes
 	// that were written have not been delivered, as far as that can be known.
 	settle(end legEnd) (cut int)
@@ -102,6 +106,8 @@ func (l *connLeg) closeWrite() error {
 func (l *connLeg) stopReading() { l.SetReadDeadline(longAgo) }
 
 func (l *connLeg) limitWriting(until time.Time) { l.SetWriteDeadline(until) }
+
+func (l *connLeg) unsent() int { return max(wireOf(l.Conn).unsent(), 0) }
 
 func (l *connLeg) settle(end legEnd) (cut int) {
 	if end.how == endClean && !end.dead {

@@ -60,6 +60,9 @@ func (l *streamLeg) stopReading() { l.outer.SetReadDeadline(longAgo) }
 // limitWriting also keeps a client that takes nothing from holding up its handler.
 func (l *streamLeg) limitWriting(until time.Time) { l.inner.SetWriteDeadline(until) }
 
+// unsent does not know of what other streams share the connection with it.
+func (l *streamLeg) unsent() int { return 0 }
+
 // settle has nothing to do: Write returns when what it was given is on the
 // connection, and the stream ends with its handler.
 func (l *streamLeg) settle(legEnd) (cut int) { return 0 }

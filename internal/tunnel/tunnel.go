@@ -89,7 +89,8 @@ type Tunnel struct {
 	// mu protects what follows.
 	mu            sync.Mutex
 	idleTimer     *time.Timer // nil without an idle timeout
-	overslept     bool        // idleTimer was late, and is set to catchUp
+	doubted       bool        // it seems idle, and is looked at once more
+	waiting       int         // what was on its way when it was doubted
 	endTimer      *time.Timer // fires when linger is over
 	cutoff        time.Time   // all is over by then; zero: linger after both directions
 	ended         int         // directions that have ended
@@ -227,20 +228,26 @@ const (
 	// while: it, or its machine, was suspended.
 	oversleep = time.Second
 
-	// catchUp is how long such a process has to read what has come meanwhile before it
-	// takes a tunnel for idle.
-	catchUp = 5 * time.Second
+	// secondLook is how much later a tunnel is looked at once more that seems idle and
+	// need not be.
+	secondLook = 5 * time.Second
 )
 
-// checkIdle runs when the tunnel may have been idle for long enough.
+// checkIdle runs when the tunnel may have been idle for long enough. That it has read
+// nothing does not always say so: a process that was suspended has not read what has
+// come meanwhile, and a slow peer may still be taking what the system holds for it,
+// which can be some MB.
 func (t *Tunnel) checkIdle() {
 	rest := t.idle - (time.Since(t.opened) - time.Duration(t.active.Load()))
+	waiting := t.client.unsent() + t.relay.unsent()
 	t.mu.Lock()
 	switch {
 	case rest > 0:
-		t.overslept = false
-	case rest <= -oversleep && !t.overslept:
-		t.overslept, rest = true, catchUp
+		t.doubted = false
+	case !t.doubted && (rest <= -oversleep || waiting > 0):
+		t.doubted, t.waiting, rest = true, waiting, secondLook
+	case t.doubted && waiting != t.waiting:
+		t.doubted, rest = false, t.idle
 	}
 	if rest > 0 && !t.over {
 		t.idleTimer.Reset(rest)
