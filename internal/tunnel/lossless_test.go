@@ -265,6 +265,7 @@ func TestCutIsCounted(t *testing.T) {
 				break // nobody takes any more
 			}
 		}
+		awaitForwarded(t, &s.toRelay, 1)
 		s.fixture.lease.Release()
 		s.Tunnel.Wait()
 		sum := s.fixture.summary()
