@@ -87,6 +87,7 @@ var options = []struct {
 	{name: "handshake_timeout", parse: (*Handler).parseHandshakeTimeout},
 	{name: "idle_timeout", parse: (*Handler).parseIdleTimeout},
 	{name: "drain_window", parse: (*Handler).parseDrainWindow},
+	{name: "fail_duration", parse: (*Handler).parseFailDuration},
 }
 
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens:
@@ -107,6 +108,7 @@ var options = []struct {
 //		handshake_timeout      <duration>
 //		idle_timeout           <duration>
 //		drain_window           <duration>
+//		fail_duration          <duration>
 //	}
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the directive
@@ -333,6 +335,12 @@ func (h *Handler) parseIdleTimeout(d *caddyfile.Dispenser) error {
 func (h *Handler) parseDrainWindow(d *caddyfile.Dispenser) error {
 	window, err := durationArg(d, 0, "want a duration such as 20s, or 0 to close all at once")
 	h.DrainWindow = new(caddy.Duration(window))
+	return err
+}
+
+func (h *Handler) parseFailDuration(d *caddyfile.Dispenser) error {
+	failDuration, err := durationArg(d, 0, "want a duration such as 10s, or 0 to remember no failures")
+	h.FailDuration = new(caddy.Duration(failDuration))
 	return err
 }
 

@@ -8,12 +8,11 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/forward"
-	"github.com/caddy-watchrtc/watchrtc-proxy/internal/relay"
 )
 
 // outgoing returns the request for t.relay, without a body.
 func (t *roundTrip) outgoing(ctx context.Context) *http.Request {
-	relay.SetClient(ctx, t.h.rules.ClientAddrPort(t.r))
+	ctx = t.relay.WithClient(ctx, t.h.rules.ClientAddrPort(t.r))
 	out := &http.Request{
 		Method:     t.r.Method,
 		URL:        t.relay.URL(t.path, t.r.URL),

@@ -5,6 +5,7 @@ package watchrtcproxy
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -29,6 +30,7 @@ const (
 	defaultHandshakeTimeout = 10 * time.Second
 	defaultIdleTimeout      = 10 * time.Minute
 	defaultDrainWindow      = 20 * time.Second
+	defaultFailDuration     = 10 * time.Second
 	defaultMaxBodySize      = 16 << 20
 )
 
@@ -37,6 +39,7 @@ const (
 	leastIdleTimeout      = 30 * time.Second
 	leastHandshakeTimeout = 100 * time.Millisecond
 	leastDrainWindow      = time.Millisecond
+	leastFailDuration     = 100 * time.Millisecond
 	leastMaxBodySize      = 64 << 10
 )
 
@@ -152,6 +155,12 @@ type Handler struct {
 	// Default: 20s.
 	DrainWindow *caddy.Duration `json:"drain_window,omitempty"`
 
+	// For how long an address of the relay to which connecting, or TLS, has failed is
+	// tried after all others that DNS gives for its name. If it works in the meantime,
+	// it is back in its place. A bare number is in nanoseconds. 0 means that failures
+	// are not remembered. Default: 10s.
+	FailDuration *caddy.Duration `json:"fail_duration,omitempty"`
+
 	upstream  *upstream
 	rules     *forward.Rules
 	admission admission
@@ -230,6 +239,7 @@ func (h *Handler) logLoaded(log *zap.Logger, defaultUpstream bool) {
 		{"idle_timeout", time.Duration(*h.IdleTimeout), leastIdleTimeout, "closes WebSockets that are merely silent"},
 		{"handshake_timeout", h.handshakeTimeout(), leastHandshakeTimeout, "leaves a relay on the Internet no time to respond"},
 		{"drain_window", time.Duration(*h.DrainWindow), leastDrainWindow, "closes all WebSockets at once"},
+		{"fail_duration", time.Duration(*h.FailDuration), leastFailDuration, "has each handshake try addresses that are dead"},
 	} {
 		if 0 < option.value && option.value < option.sensible {
 			log.Warn(fmt.Sprintf("%s is below %s, which %s; %s", option.name, option.sensible, option.consequence, unit),
@@ -255,6 +265,7 @@ func (h *Handler) setDefaults() {
 	}
 	h.IdleTimeout = orDefault(h.IdleTimeout, defaultIdleTimeout)
 	h.DrainWindow = orDefault(h.DrainWindow, defaultDrainWindow)
+	h.FailDuration = orDefault(h.FailDuration, defaultFailDuration)
 }
 
 func orDefault(d *caddy.Duration, value time.Duration) *caddy.Duration {
@@ -269,6 +280,7 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 	if len(h.TransportRaw) == 0 {
 		h.TransportRaw = json.RawMessage(`{"protocol":"http"}`)
 	}
+	identity := sha256.Sum256(h.TransportRaw) // of which loading leaves nothing
 	mod, err := ctx.LoadModule(h, "TransportRaw")
 	if err != nil {
 		return fmt.Errorf("loading transport: %w", err)
@@ -282,7 +294,11 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 			h.upstream.name, "wss"+strings.TrimPrefix(h.upstream.name, "ws"))
 	}
 	target := relay.Target{TLS: h.upstream.tls, Host: h.upstream.host, Base: h.upstream.base, Name: h.upstream.name}
-	h.relays = []*relay.Relay{relay.New(target, transport, h.handshakeTimeout())}
+	h.relays = []*relay.Relay{relay.New(target, transport, relay.Options{
+		Timeout:      h.handshakeTimeout(),
+		FailDuration: time.Duration(*h.FailDuration),
+		Transport:    string(identity[:]),
+	})}
 	return nil
 }
 
@@ -310,6 +326,7 @@ func (h *Handler) Validate() error {
 		{h.HandshakeTimeout < 0, fmt.Sprintf("handshake_timeout %s: want a duration above 0", time.Duration(h.HandshakeTimeout))},
 		{*h.IdleTimeout < 0, fmt.Sprintf("idle_timeout %s: want a duration, or 0 for no limit", time.Duration(*h.IdleTimeout))},
 		{*h.DrainWindow < 0, fmt.Sprintf("drain_window %s: want a duration, or 0 to close all at once", time.Duration(*h.DrainWindow))},
+		{*h.FailDuration < 0, fmt.Sprintf("fail_duration %s: want a duration, or 0 to remember no failures", time.Duration(*h.FailDuration))},
 	} {
 		if check.bad {
 			return errors.New(check.msg)

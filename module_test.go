@@ -206,6 +206,7 @@ func TestValidate(t *testing.T) {
 		{`{"handshake_timeout": -1}`, `handshake_timeout -1ns: want`},
 		{`{"idle_timeout": -1}`, `idle_timeout -1ns: want`},
 		{`{"drain_window": -1}`, `drain_window -1ns: want`},
+		{`{"fail_duration": -1}`, `fail_duration -1ns: want`},
 		{`{"trusted_proxies": ["10.0.0.0/99"]}`, `trusted_proxies "10.0.0.0/99": want private_ranges`},
 		{`{"transport": {"protocol": "fastcgi"}}`, `the only one accepted is http`},
 		{`{"headers": {"request": {"replace": {"X": [{"search_regexp": "("}]}}}}`, `headers: `},

@@ -30,12 +30,14 @@ func TestLoadLog(t *testing.T) {
 			nil, []string{"handshake_timeout is below 100ms", "nanoseconds", `"handshake_timeout":"10ns"`}},
 		{"drain_window without a unit", func() *proxy { return startJSON(t, `{"handler": "watchrtc_proxy", "drain_window": 20}`) },
 			nil, []string{"drain_window is below 1ms", "nanoseconds", `"drain_window":"20ns"`}},
+		{"fail_duration without a unit", func() *proxy { return startJSON(t, `{"handler": "watchrtc_proxy", "fail_duration": 10}`) },
+			nil, []string{"fail_duration is below 100ms", "nanoseconds", `"fail_duration":"10ns"`}},
 		{"small max_body_size", func() *proxy { return start(t, mount("staging", "max_body_size 16")) },
 			nil, []string{"max_body_size is below 64KiB", "in JSON it is in bytes", `"max_body_size":16`}},
 		{"the least that is sensible", func() *proxy {
-			return start(t, mount("staging", "idle_timeout 30s\nhandshake_timeout 100ms\ndrain_window 1ms\nmax_body_size 64KiB"))
+			return start(t, mount("staging", "idle_timeout 30s\nhandshake_timeout 100ms\ndrain_window 1ms\nfail_duration 100ms\nmax_body_size 64KiB"))
 		}, nil, nil},
-		{"no idle timeout", func() *proxy { return start(t, mount("staging", "idle_timeout 0\ndrain_window 0")) }, nil, nil},
+		{"no idle timeout", func() *proxy { return start(t, mount("staging", "idle_timeout 0\ndrain_window 0\nfail_duration 0")) }, nil, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			p := test.start()

@@ -1,60 +1,172 @@
 package relay
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
+	"math/rand/v2"
 	"net"
-	"net/http/httptrace"
+	"net/netip"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 )
 
 // dialFunc is the type of http.Transport's dialers.
 type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// staged tells failures of DNS from those to connect. Caddy's transport hides the
-// type of the error.
-func staged(dial dialFunc) dialFunc {
-	return func(ctx context.Context, network, addr string) (net.Conn, error) {
-		stage := StageConnect
-		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-			DNSDone: func(done httptrace.DNSDoneInfo) {
-				if done.Err != nil {
-					stage = StageDNS
-				}
-			},
-		})
-		conn, err := dial(ctx, network, addr)
-		if err != nil {
-			return nil, &dialError{stage, err}
-		}
-		return conn, nil
+// dialer opens connections to the relay, or to the forward proxy that leads to it: to
+// any of the addresses that its name has.
+type dialer struct {
+	// connect is Caddy's: one address, within dial_timeout, with all that the
+	// transport's options say.
+	connect dialFunc
+	// secure adds TLS to a connection to host; nil for none.
+	secure func(ctx context.Context, conn net.Conn, host string) (net.Conn, error)
+	*lookups
+}
+
+// lookups is how a transport finds addresses, and what it makes of them.
+type lookups struct {
+	resolver     *net.Resolver
+	timeout      time.Duration         // of a lookup
+	reachable    func(netip.Addr) bool // from local_address
+	delay        time.Duration         // before the next address is tried
+	failDuration time.Duration         // how long an address that failed is tried last
+	transport    string                // tells transports apart
+}
+
+func lookupsOf(t *reverseproxy.HTTPTransport, options Options) *lookups {
+	return &lookups{
+		resolver:     resolverOf(t),
+		timeout:      min(time.Duration(t.DialTimeout), options.Timeout),
+		reachable:    reachableFrom(t.LocalAddress),
+		delay:        cmp.Or(time.Duration(t.FallbackDelay), connectDelay),
+		failDuration: options.FailDuration,
+		transport:    options.Transport,
 	}
 }
 
-// overTLS adds the TLS handshake, within timeout unless that is 0. Caddy's transport
-// and http.Transport have dialers of their own for it, which do not say what failed;
-// Caddy's does not look at the address for the name to verify either. connected is
-// told of each handshake that succeeds.
-func overTLS(dial dialFunc, config *tls.Config, timeout time.Duration, protocols []string, connected func(*tls.ConnectionState)) dialFunc {
+// resolverOf returns what answers the transport's questions. Caddy's transport builds the
+// same and keeps it to itself.
+func resolverOf(t *reverseproxy.HTTPTransport) *net.Resolver {
+	if t.Resolver == nil || len(t.Resolver.Addresses) == 0 {
+		return net.DefaultResolver
+	}
+	servers := make([]caddy.NetworkAddress, len(t.Resolver.Addresses))
+	for i, address := range t.Resolver.Addresses {
+		servers[i], _ = caddy.ParseNetworkAddressWithDefaults(address, "udp", 53) // the transport has checked it
+	}
+	d := &net.Dialer{Timeout: time.Duration(t.DialTimeout), FallbackDelay: time.Duration(t.FallbackDelay)}
+	return &net.Resolver{
+		PreferGo: true,
+		Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			server := servers[rand.IntN(len(servers))]
+			return d.DialContext(ctx, server.Network, server.JoinHostPort(0))
+		},
+	}
+}
+
+// reachableFrom tells which addresses can be connected to from local, the transport's
+// local_address: those of its family.
+func reachableFrom(local string) func(netip.Addr) bool {
+	address, err := caddy.ParseNetworkAddressWithDefaults(local, "tcp", 0)
+	from, parseErr := netip.ParseAddr(address.Host)
+	if local == "" || err != nil || parseErr != nil || from.IsUnspecified() {
+		return func(netip.Addr) bool { return true }
+	}
+	return func(addr netip.Addr) bool { return addr.Is4() == from.Unmap().Is4() }
+}
+
+// dial is an http.Transport's DialContext, or its DialTLSContext where there is TLS.
+func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	ctx, cancel := withOwner(ctx)
+	defer cancel()
+	host, port, err := net.SplitHostPort(address)
+	if err != nil || host == "" || isIP(host) {
+		return d.attempt(ctx, network, address, host, func() {})
+	}
+	name := names.get(nameKey{address, d.secure != nil, d.transport})
+	addrs, err := name.resolve(ctx, func() ([]netip.Addr, error) { return d.lookUp(host) })
+	if err != nil {
+		return nil, &dialError{StageDNS, err}
+	}
+	r := &race{
+		name: name, addrs: name.order(addrs, d.failDuration), delay: d.delay,
+		attempt: func(ctx context.Context, addr netip.Addr, connected func()) (net.Conn, error) {
+			return d.attempt(ctx, network, net.JoinHostPort(addr.String(), port), host, connected)
+		},
+	}
+	return r.run(ctx)
+}
+
+func isIP(host string) bool {
+	_, err := netip.ParseAddr(host)
+	return err == nil
+}
+
+// lookUp asks for all, whoever asked first: it ends with none of them.
+func (l *lookups) lookUp(host string) ([]netip.Addr, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), l.timeout)
+	defer cancel()
+	return lookUp(ctx, l.resolver, host, l.reachable)
+}
+
+// attempt connects to one address of host.
+func (d *dialer) attempt(ctx context.Context, network, address, host string, connected func()) (net.Conn, error) {
+	conn, err := d.connect(ctx, network, address)
+	if err != nil {
+		return nil, &dialError{StageConnect, err}
+	}
+	if d.secure == nil {
+		return conn, nil
+	}
+	connected()
+	return d.secure(ctx, conn, host)
+}
+
+// ownerKey is where a context has the context of the request that it is for.
+type ownerKey struct{}
+
+// owned has the connection that ctx opens end with ctx, also where http.Transport would
+// go on connecting when the request has given up.
+func owned(ctx context.Context) context.Context {
+	return context.WithValue(ctx, ownerKey{}, ctx)
+}
+
+// withOwner returns a context that ends when the request ends that ctx is for.
+func withOwner(ctx context.Context) (context.Context, func()) {
+	owner, ok := ctx.Value(ownerKey{}).(context.Context)
+	if !ok {
+		return ctx, func() {}
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(owner, func() { cancel(context.Cause(owner)) })
+	return ctx, func() {
+		stop()
+		cancel(nil)
+	}
+}
+
+// overTLS does the TLS handshake, within timeout unless that is 0. Caddy's transport and
+// http.Transport have dialers of their own for it, which do not say what failed; Caddy's
+// does not look at the address for the name to verify either. connected is told of each
+// handshake that succeeds.
+func overTLS(config *tls.Config, timeout time.Duration, protocols []string, connected func(*tls.ConnectionState)) func(context.Context, net.Conn, string) (net.Conn, error) {
 	config = config.Clone()
 	config.NextProtos = protocols
-	return func(ctx context.Context, network, addr string) (net.Conn, error) {
-		conn, err := dial(ctx, network, addr)
-		if err != nil {
-			return nil, err
-		}
+	return func(ctx context.Context, conn net.Conn, host string) (net.Conn, error) {
 		if timeout > 0 {
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithTimeout(ctx, timeout)
 			defer cancel()
 		}
-		tlsConn := tls.Client(conn, named(config, ctx, addr))
+		tlsConn := tls.Client(conn, named(config, ctx, host))
 		if err := tlsConn.HandshakeContext(ctx); err != nil {
 			conn.Close()
 			return nil, &dialError{StageTLS, err}
@@ -69,15 +181,11 @@ func overTLS(dial dialFunc, config *tls.Config, timeout time.Duration, protocols
 }
 
 // named returns config with the name to verify: tls_server_name, in which Caddy
-// replaces placeholders per request, or else the host of addr.
-func named(config *tls.Config, ctx context.Context, addr string) *tls.Config {
+// replaces placeholders per request, or else host.
+func named(config *tls.Config, ctx context.Context, host string) *tls.Config {
 	name := config.ServerName
 	switch {
 	case name == "":
-		host, _, err := net.SplitHostPort(addr)
-		if err != nil {
-			host = addr
-		}
 		name = host
 	case strings.Contains(name, "{"):
 		if repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -39,14 +40,28 @@ type Relay struct {
 	// do something that it does not.
 	pool *http1.Pool
 
+	namesClients bool // by the transport's proxy_protocol
+
 	notAfter atomic.Int64 // Unix time; 0 before the first connection over TLS
 }
 
+// Options are a relay's besides those of Caddy's transport.
+type Options struct {
+	// Timeout bounds a lookup of the name, and a TLS handshake, unless the transport has
+	// bounds of its own.
+	Timeout time.Duration
+	// FailDuration is how long an address that failed is tried after all others of its
+	// name; 0 for not at all.
+	FailDuration time.Duration
+	// Transport tells transports apart: relays that connect to the same name with the
+	// same one share what is known of its addresses.
+	Transport string
+}
+
 // New returns a relay that connects as t says. t is the relay's from now on, and must
-// not be shared: its TLS configuration and connections are this target's. A TLS
-// handshake takes no longer than timeout, unless t says so.
-func New(target Target, t *reverseproxy.HTTPTransport, timeout time.Duration) *Relay {
-	r := &Relay{Target: target, requests: t, SetsDeadlines: t.ReadTimeout > 0}
+// not be shared: its TLS configuration and connections are this target's.
+func New(target Target, t *reverseproxy.HTTPTransport, options Options) *Relay {
+	r := &Relay{Target: target, requests: t, SetsDeadlines: t.ReadTimeout > 0, namesClients: t.ProxyProtocol != ""}
 	rt := t.Transport
 	if t.Compression == nil {
 		// What a body is encoded as is between the client and the relay.
@@ -59,7 +74,7 @@ func New(target Target, t *reverseproxy.HTTPTransport, timeout time.Duration) *R
 	if rt.TLSHandshakeTimeout == 0 {
 		// http.Transport goes on connecting when the request that wanted the
 		// connection has given up.
-		rt.TLSHandshakeTimeout = timeout
+		rt.TLSHandshakeTimeout = options.Timeout
 	}
 	if rt.TLSClientConfig == nil {
 		rt.TLSClientConfig = new(tls.Config)
@@ -69,17 +84,23 @@ func New(target Target, t *reverseproxy.HTTPTransport, timeout time.Duration) *R
 	rt.TLSClientConfig.ClientSessionCache = tls.NewLRUClientSessionCache(0)
 	rt.OnProxyConnectResponse = onProxyConnect
 
-	dial := staged(rt.DialContext)
-	dialHTTP1 := overTLS(dial, rt.TLSClientConfig, rt.TLSHandshakeTimeout, []string{"http/1.1"}, r.noteCertificate)
+	lookups := lookupsOf(t, options)
+	tlsTo := func(protocols []string) func(context.Context, net.Conn, string) (net.Conn, error) {
+		return overTLS(rt.TLSClientConfig, rt.TLSHandshakeTimeout, protocols, r.noteCertificate)
+	}
+	plain := &dialer{rt.DialContext, nil, lookups}
+	secure := &dialer{rt.DialContext, tlsTo([]string{"http/1.1"}), lookups}
 	if poolable(t, &r.Target) {
-		r.pool = newPool(rt, &r.Target, dial, dialHTTP1)
+		r.pool = newPool(rt, &r.Target, plain.dial, secure.dial)
 	}
-	r.handshakes = handshakeTransport(rt, dial, dialHTTP1)
-	rt.DialContext = dial
+	r.handshakes = handshakeTransport(rt, plain.dial, secure.dial)
+	connect := rt.DialContext
 	if target.TLS || rt.Protocols == nil || !rt.Protocols.UnencryptedHTTP2() {
-		rt.DialContext = keepingResponses(dial)
+		connect = keepingResponses(connect)
 	}
-	rt.DialTLSContext = overTLS(rt.DialContext, rt.TLSClientConfig, rt.TLSHandshakeTimeout, rt.TLSClientConfig.NextProtos, r.noteCertificate)
+	plain = &dialer{connect, nil, lookups}
+	secure = &dialer{connect, tlsTo(rt.TLSClientConfig.NextProtos), lookups}
+	rt.DialContext, rt.DialTLSContext = plain.dial, secure.dial
 	return r
 }
 
@@ -130,7 +151,7 @@ func (r *Relay) RoundTrip(req *http.Request) (*http.Response, error) {
 		if body, ok := req.Body.(*http1.Body); ok {
 			req.Body = body.Copy() // a transport may read on when it has returned
 		}
-		response, err = r.requests.RoundTrip(req)
+		response, err = r.requests.RoundTrip(req.WithContext(owned(req.Context())))
 	}
 	return r.checked(req, response, err)
 }
@@ -140,7 +161,7 @@ func (r *Relay) RoundTrip(req *http.Request) (*http.Response, error) {
 // is like RoundTrip.
 func (r *Relay) Handshake(req *http.Request) (*http.Response, net.Conn, error) {
 	var conn net.Conn
-	req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
+	req = req.WithContext(httptrace.WithClientTrace(owned(req.Context()), &httptrace.ClientTrace{
 		GotConn: func(info httptrace.GotConnInfo) { conn = info.Conn },
 	}))
 	response, err := r.handshakes.RoundTrip(req)
@@ -219,7 +240,15 @@ func newPool(t *http.Transport, target *Target, dial, dialTLS dialFunc) *http1.P
 // a change.
 const varProxyProtocol = "reverse_proxy.proxy_protocol_info"
 
-// SetClient tells the transport's proxy_protocol whose request ctx belongs to.
-func SetClient(ctx context.Context, client netip.AddrPort) {
-	caddyhttp.SetVar(ctx, varProxyProtocol, reverseproxy.ProxyProtocolInfo{AddrPort: client})
+// WithClient returns ctx for a request of client, which the transport's proxy_protocol
+// names. The variables in it are its own: an attempt to connect may still read them when
+// the handlers of the request have gone on to write theirs.
+func (r *Relay) WithClient(ctx context.Context, client netip.AddrPort) context.Context {
+	vars, ok := ctx.Value(caddyhttp.VarsCtxKey).(map[string]any)
+	if !ok || !r.namesClients {
+		return ctx
+	}
+	vars = maps.Clone(vars)
+	vars[varProxyProtocol] = reverseproxy.ProxyProtocolInfo{AddrPort: client}
+	return context.WithValue(ctx, caddyhttp.VarsCtxKey, vars)
 }

@@ -1,0 +1,199 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+)
+
+const (
+	// connectDelay is how long an address has for connecting before the next is tried
+	// beside it (RFC 8305, section 8). The transport's dial_fallback_delay changes it.
+	connectDelay = 250 * time.Millisecond
+	// tlsDelay is how long one that has connected has for TLS: two round trips at
+	// least, and a computer behind it that may be busy. A process that has stopped
+	// still accepts connections.
+	tlsDelay = 2 * time.Second
+)
+
+// race connects to the addresses of one name (Happy Eyeballs, RFC 8305, section 5): to
+// the next when the last has failed or kept it waiting. The first that connects, and
+// does TLS where that is asked for, wins.
+type race struct {
+	name  *name
+	addrs []netip.Addr
+	delay time.Duration // connectDelay; negative to wait until the last has failed
+	// attempt connects to one address. It calls connected between connecting and TLS.
+	attempt func(ctx context.Context, addr netip.Addr, connected func()) (net.Conn, error)
+
+	ctx      context.Context // of all attempts
+	events   chan event
+	timer    *time.Timer // until the next is tried
+	pending  map[int]bool
+	started  int
+	failures failures
+}
+
+// event is news of the attempt at an address: it has connected and goes on with TLS, or
+// it is over.
+type event struct {
+	attempt   int
+	connected bool
+	conn      net.Conn
+	err       error
+}
+
+// run returns the connection that wins. When it returns, all other attempts are being
+// given up, and their connections are closed.
+func (r *race) run(ctx context.Context) (net.Conn, error) {
+	if len(r.addrs) == 1 {
+		return r.only(ctx)
+	}
+	var cancel context.CancelFunc
+	r.ctx, cancel = context.WithCancel(ctx)
+	defer cancel()
+	r.events, r.pending = make(chan event), make(map[int]bool)
+	r.timer = time.NewTimer(time.Hour)
+	defer r.timer.Stop()
+	r.start()
+	for len(r.pending) > 0 {
+		select {
+		case <-r.timer.C:
+			r.start()
+		case e := <-r.events:
+			switch {
+			case e.connected:
+				r.wait(tlsDelay)
+			case e.err == nil:
+				r.won(e.attempt)
+				return e.conn, nil
+			default:
+				r.failed(e.attempt, e.err)
+				r.start()
+			}
+		case <-ctx.Done():
+			r.over(ctx)
+			return nil, context.Cause(ctx)
+		}
+	}
+	return nil, r.failures.error()
+}
+
+// only is for a single address, to which nothing is an alternative.
+func (r *race) only(ctx context.Context) (net.Conn, error) {
+	conn, err := r.attempt(ctx, r.addrs[0], func() {})
+	switch {
+	case err == nil:
+		r.name.noteWorks(r.addrs[0])
+	case ctx.Err() == nil:
+		r.name.noteFailed(r.addrs[0])
+	}
+	return conn, err
+}
+
+// start tries the next address, if there is one left.
+func (r *race) start() {
+	if r.started == len(r.addrs) {
+		return
+	}
+	i := r.started
+	r.started++
+	r.pending[i] = true
+	r.wait(r.delay)
+	go func() {
+		conn, err := r.attempt(r.ctx, r.addrs[i], func() { r.tell(event{attempt: i, connected: true}) })
+		if !r.tell(event{attempt: i, conn: conn, err: err}) && conn != nil {
+			conn.Close()
+		}
+	}()
+}
+
+// tell reports whether the race goes on.
+func (r *race) tell(e event) bool {
+	select {
+	case r.events <- e:
+		return true
+	case <-r.ctx.Done():
+		return false
+	}
+}
+
+func (r *race) wait(delay time.Duration) {
+	if r.delay < 0 {
+		return
+	}
+	r.timer.Reset(delay)
+}
+
+// won remembers which address works, and that those tried before it do not: they have
+// had more time.
+func (r *race) won(winner int) {
+	r.name.noteWorks(r.addrs[winner])
+	for i := range r.pending {
+		if i < winner {
+			r.name.noteFailed(r.addrs[i])
+		}
+	}
+}
+
+func (r *race) failed(i int, err error) {
+	delete(r.pending, i)
+	r.name.noteFailed(r.addrs[i])
+	r.failures = append(r.failures, failed{r.addrs[i], err})
+}
+
+// over remembers, where the time was up, which addresses have kept it waiting, so that
+// others have their turn the next time. That a client has given up says nothing.
+func (r *race) over(ctx context.Context) {
+	var limit *TimeoutError
+	if !errors.As(context.Cause(ctx), &limit) {
+		return
+	}
+	for i := range r.pending {
+		if i < r.started-1 {
+			r.name.noteFailed(r.addrs[i])
+		}
+	}
+}
+
+// failures are why none of several addresses works, in the order in which they failed.
+type failures []failed
+
+type failed struct {
+	addr netip.Addr
+	err  error
+}
+
+// error returns one error for all. Its stage, and its cause, are those of the address
+// that got furthest.
+func (f failures) error() error {
+	furthest := &dialError{StageConnect, f[len(f)-1].err}
+	texts := make([]string, len(f))
+	for i, failed := range f {
+		texts[i] = failed.err.Error()
+		var dial *dialError
+		if !errors.As(failed.err, &dial) {
+			continue
+		}
+		if dial.stage == StageTLS {
+			texts[i] = failed.addr.String() + ": " + texts[i]
+			furthest = dial
+		}
+	}
+	text := fmt.Sprintf("none of %d addresses works: %s", len(f), strings.Join(texts, "; "))
+	return &dialError{furthest.stage, &allFailed{text, furthest}}
+}
+
+// allFailed is the error of several addresses.
+type allFailed struct {
+	text  string
+	cause error
+}
+
+func (e *allFailed) Error() string { return e.text }
+
+func (e *allFailed) Unwrap() error { return e.cause }
