@@ -1,7 +1,9 @@
 package integration_test
 
 import (
+	"errors"
 	"net"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -10,11 +12,16 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// nameServer knows one name, relay.example, which is 127.0.0.1. Any other does
-// not exist.
+// nameServer knows one name, relay.example, which is 127.0.0.1 unless told otherwise. Any
+// other does not exist.
 type nameServer struct {
 	addr  string
 	asked atomic.Int64 // questions about relay.example
+
+	mu     sync.Mutex // protects what follows
+	known  map[string][]netip.Addr
+	rcode  dnsmessage.RCode // for every question, unless it is a success
+	silent bool
 }
 
 func newNameServer(t *testing.T) *nameServer {
@@ -23,7 +30,8 @@ func newNameServer(t *testing.T) *nameServer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &nameServer{addr: conn.LocalAddr().String()}
+	s := &nameServer{addr: conn.LocalAddr().String(), known: make(map[string][]netip.Addr)}
+	s.set("relay.example", "127.0.0.1")
 	var serving sync.WaitGroup
 	serving.Go(func() {
 		buf := make([]byte, 1500)
@@ -44,6 +52,32 @@ func newNameServer(t *testing.T) *nameServer {
 	return s
 }
 
+// set has a name be addresses from now on.
+func (s *nameServer) set(name string, addrs ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.known[name] = nil
+	for _, addr := range addrs {
+		s.known[name] = append(s.known[name], netip.MustParseAddr(addr))
+	}
+}
+
+// fail has each question be answered with rcode.
+func (s *nameServer) fail(rcode dnsmessage.RCode) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rcode = rcode
+}
+
+// fallSilent has no question be answered.
+func (s *nameServer) fallSilent() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.silent = true
+}
+
+var errSilent = errors.New("silent")
+
 func (s *nameServer) answer(question []byte) ([]byte, error) {
 	var m dnsmessage.Message
 	if err := m.Unpack(question); err != nil {
@@ -51,20 +85,44 @@ func (s *nameServer) answer(question []byte) ([]byte, error) {
 	}
 	m.Response, m.Additionals = true, nil
 	q := m.Questions[0]
-	switch {
-	case !strings.HasPrefix(q.Name.String(), "relay.example."):
-		m.RCode = dnsmessage.RCodeNameError
-	case q.Type == dnsmessage.TypeA:
+	name := strings.TrimSuffix(q.Name.String(), ".")
+	if name == "relay.example" && q.Type == dnsmessage.TypeA {
 		s.asked.Add(1)
-		m.Answers = []dnsmessage.Resource{{
-			Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class, TTL: 3600},
-			Body:   &dnsmessage.AResource{A: [4]byte{127, 0, 0, 1}},
-		}}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	addrs, ok := s.known[name]
+	switch {
+	case s.silent:
+		return nil, errSilent
+	case s.rcode != dnsmessage.RCodeSuccess:
+		m.RCode = s.rcode
+	case !ok:
+		m.RCode = dnsmessage.RCodeNameError
+	default:
+		m.Answers = resources(q, addrs)
 	}
 	return m.Pack()
 }
 
-// transport is the option that asks s for names.
-func (s *nameServer) transport() string {
-	return transport("resolvers " + s.addr)
+// resources are those of addrs that q asks for.
+func resources(q dnsmessage.Question, addrs []netip.Addr) (found []dnsmessage.Resource) {
+	for _, addr := range addrs {
+		r := dnsmessage.Resource{Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class, TTL: 3600}}
+		switch {
+		case q.Type == dnsmessage.TypeA && addr.Is4():
+			r.Body = &dnsmessage.AResource{A: addr.As4()}
+		case q.Type == dnsmessage.TypeAAAA && addr.Is6():
+			r.Body = &dnsmessage.AAAAResource{AAAA: addr.As16()}
+		default:
+			continue
+		}
+		found = append(found, r)
+	}
+	return found
+}
+
+// transport is the option that asks s for names. Others of the transport may follow.
+func (s *nameServer) transport(options ...string) string {
+	return transport("resolvers " + s.addr + "\n" + strings.Join(options, "\n"))
 }

@@ -81,7 +81,7 @@ func TestMemoryIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		memory := nameMemory{known: make(map[nameKey]*name)}
 		first := memory.get(nameKey{address: "first:443"})
-		for i := range 3 * maxNames {
+		for i := range maxNames + 100 {
 			time.Sleep(1)
 			memory.get(nameKey{address: fmt.Sprint(i)})
 			if memory.get(nameKey{address: "first:443"}) != first {
