@@ -311,3 +311,15 @@ func await[T any](t *testing.T, from <-chan T, what string) T {
 		panic("unreachable")
 	}
 }
+
+// awaitTrue waits for what nothing tells of.
+func awaitTrue(t *testing.T, what string, happened func() bool) {
+	t.Helper()
+	ticker := time.NewTicker(time.Millisecond)
+	defer ticker.Stop()
+	for deadline := time.Now().Add(patience); !happened(); <-ticker.C {
+		if time.Now().After(deadline) {
+			t.Fatalf("no %s", what)
+		}
+	}
+}

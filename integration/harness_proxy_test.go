@@ -187,20 +187,18 @@ var lastTest string
 // their end with whatever configuration runs then.
 func awaitNoTunnels(t *testing.T) {
 	t.Helper()
-	ticker := time.NewTicker(time.Millisecond)
-	defer ticker.Stop()
-	for deadline := time.Now().Add(patience); inTunnel("."); <-ticker.C {
-		if time.Now().After(deadline) {
-			t.Fatal("the last test's tunnels live on")
-		}
-	}
+	awaitTrue(t, "end of the last test's tunnels", func() bool { return !inTunnel(".") })
 }
 
 // inTunnel reports whether a goroutine is inside a function of internal/tunnel.
-func inTunnel(function string) bool {
+func inTunnel(function string) bool { return inStacks("internal/tunnel"+function) > 0 }
+
+// inStacks counts how often goroutines are inside a function of this module. Of a method
+// it is written as in a stack trace.
+func inStacks(function string) int {
 	stacks := make([]byte, 4<<20)
 	stacks = stacks[:runtime.Stack(stacks, true)]
-	return bytes.Contains(stacks, []byte("watchrtc-proxy/internal/tunnel"+function))
+	return bytes.Count(stacks, []byte("watchrtc-proxy/"+function))
 }
 
 // adapt returns the JSON of a Caddyfile.

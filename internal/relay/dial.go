@@ -33,19 +33,23 @@ type dialer struct {
 
 // lookups is how a transport finds addresses, and what it makes of them.
 type lookups struct {
-	resolver     *net.Resolver
-	timeout      time.Duration         // of a lookup
-	reachable    func(netip.Addr) bool // from local_address
-	delay        time.Duration         // before the next address is tried
-	failDuration time.Duration         // how long an address that failed is tried last
-	transport    string                // tells transports apart
+	// lookUp asks DNS, within a bounded time. It asks for all who dial at the moment, so
+	// it ends with none of them.
+	lookUp       func(host string) ([]netip.Addr, error)
+	delay        time.Duration // before the next address is tried
+	failDuration time.Duration // how long an address that failed is tried last
+	transport    string        // tells transports apart
 }
 
 func lookupsOf(t *reverseproxy.HTTPTransport, options Options) *lookups {
+	resolver, reachable := resolverOf(t), reachableFrom(t.LocalAddress)
+	timeout := min(time.Duration(t.DialTimeout), options.Timeout)
 	return &lookups{
-		resolver:     resolverOf(t),
-		timeout:      min(time.Duration(t.DialTimeout), options.Timeout),
-		reachable:    reachableFrom(t.LocalAddress),
+		lookUp: func(host string) ([]netip.Addr, error) {
+			ctx, cancel := context.WithTimeout(context.Background(), timeout)
+			defer cancel()
+			return lookUp(ctx, resolver, host, reachable)
+		},
 		delay:        cmp.Or(time.Duration(t.FallbackDelay), connectDelay),
 		failDuration: options.FailDuration,
 		transport:    options.Transport,
@@ -108,13 +112,6 @@ func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, e
 func isIP(host string) bool {
 	_, err := netip.ParseAddr(host)
 	return err == nil
-}
-
-// lookUp asks for all, whoever asked first: it ends with none of them.
-func (l *lookups) lookUp(host string) ([]netip.Addr, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), l.timeout)
-	defer cancel()
-	return lookUp(ctx, l.resolver, host, l.reachable)
 }
 
 // attempt connects to one address of host.
