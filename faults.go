@@ -20,6 +20,7 @@ type fault struct {
 	text     string // without anything of the request
 	hint     string // for what is no failure, but probably a mistake; a constant
 	down     bool   // the relay is down
+	served   bool   // the relay was reached all the same
 	detail   zap.Field
 }
 
@@ -46,6 +47,7 @@ type faultKey struct {
 	upstream string
 	stage    relay.Stage
 	hint     string
+	served   bool
 }
 
 type faultCount struct {
@@ -54,10 +56,10 @@ type faultCount struct {
 }
 
 func (l *faultLog) add(f fault) {
-	if f.hint == "" {
+	if f.hint == "" && !f.served {
 		totals.Upstream(f.upstream).Fail(stats.Failure{Time: time.Now(), Stage: string(f.stage), Text: f.text}, f.down)
 	}
-	key := faultKey{f.upstream, f.stage, f.hint}
+	key := faultKey{f.upstream, f.stage, f.hint, f.served}
 	l.mu.Lock()
 	count, ok := l.counts[key]
 	if ok {
@@ -114,8 +116,13 @@ func (l *faultLog) summarize(key faultKey) {
 }
 
 func (l *faultLog) log(f fault, count int) {
-	if f.hint != "" {
+	switch {
+	case f.hint != "":
 		l.logHint(f, count)
+		return
+	case f.served:
+		l.logger().Warn("relay reached in spite of a failure", zap.String("upstream", f.upstream),
+			zap.String("stage", string(f.stage)), zap.String("error", f.text), zap.Int("count", count))
 		return
 	}
 	up := totals.Upstream(f.upstream).Up()

@@ -298,6 +298,9 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 		Timeout:      h.handshakeTimeout(),
 		FailDuration: time.Duration(*h.FailDuration),
 		Transport:    string(identity[:]),
+		Served: func(stage relay.Stage, text string) {
+			faults.add(fault{upstream: target.Name, stage: stage, text: text, served: true})
+		},
 	})}
 	return nil
 }

@@ -125,6 +125,7 @@ func TestRefusedAddresses(t *testing.T) {
 			if lines, _ := p.logs.matching(`"relay failed"`); len(lines) != 0 {
 				t.Errorf("the relay is said to fail: %q", lines)
 			}
+			p.logs.wait(t, 1, `"relay reached in spite of a failure"`, `"stage":"tls"`, "3 addresses failed: dial tcp "+h.addrs[0], "; another address served")
 		})
 	}
 }
@@ -145,7 +146,7 @@ func TestAddressesAllFail(t *testing.T) {
 			return fmt.Sprintf("dial tcp %s:%d: connect: connection refused", h.addrs[i], h.port)
 		}
 		p.logs.wait(t, 1, `"relay failed"`, `"stage":"tls"`, `"up":false`,
-			"none of 3 addresses works: "+refused(0)+"; "+h.addrs[1]+": tls: ", "; "+refused(2))
+			"3 addresses failed: "+refused(0)+"; "+h.addrs[1]+": tls: ", "; "+refused(2))
 		p.stop(t)
 	}
 }
@@ -234,6 +235,7 @@ func TestLastGoodAnswer(t *testing.T) {
 			p.reload(t, s)
 			ways["WebSocket"].ask(t, p)
 			ways["POST, pool"].ask(t, p)
+			p.logs.wait(t, 1, `"relay reached in spite of a failure"`, `"stage":"dns"`, "; the last good answer serves")
 		})
 	}
 }

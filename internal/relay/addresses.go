@@ -83,8 +83,12 @@ type lookup struct {
 	err   error
 }
 
+// errLookupSlow is why the last good answer serves when DNS may still answer.
+var errLookupSlow = fmt.Errorf("no answer of DNS within %s", lookupPatience)
+
 // resolve asks DNS, by look, which takes a bounded time. If that fails or takes longer
-// than lookupPatience, the last good answer serves, if there is one.
+// than lookupPatience, the last good answer serves, if there is one: it is returned with
+// the error that it stands for.
 func (n *name) resolve(ctx context.Context, look func() ([]netip.Addr, error)) ([]netip.Addr, error) {
 	l, last := n.join(look)
 	var late <-chan time.Time
@@ -95,12 +99,12 @@ func (n *name) resolve(ctx context.Context, look func() ([]netip.Addr, error)) (
 	}
 	select {
 	case <-l.done:
-		if l.err != nil && last != nil {
-			return last, nil
+		if l.err != nil {
+			return last, l.err
 		}
-		return l.addrs, l.err
+		return l.addrs, nil
 	case <-late:
-		return last, nil
+		return last, errLookupSlow
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}

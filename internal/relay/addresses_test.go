@@ -137,15 +137,15 @@ func TestResolve(t *testing.T) {
 		want(2*time.Second, "", broken, after(2*time.Second, "", broken))
 		want(2*time.Second, "10.0.0.1", nil, after(2*time.Second, "10.0.0.1", nil))
 		want(0, "10.0.0.2", nil, after(0, "10.0.0.2", nil))
-		want(time.Millisecond, "10.0.0.2", nil, after(time.Millisecond, "", broken))
+		want(time.Millisecond, "10.0.0.2", broken, after(time.Millisecond, "", broken))
 
 		// A slow answer serves the next time, and nobody waits for it twice.
 		slow := after(2500*time.Millisecond, "10.0.0.3", nil)
-		want(time.Second, "10.0.0.2", nil, slow)
+		want(time.Second, "10.0.0.2", errLookupSlow, slow)
 		before := asked.Load()
-		want(0, "10.0.0.2", nil, slow)
+		want(0, "10.0.0.2", errLookupSlow, slow)
 		time.Sleep(time.Second)
-		want(0, "10.0.0.2", nil, slow)
+		want(0, "10.0.0.2", errLookupSlow, slow)
 		if asked.Load() != before {
 			t.Error("the server was asked again before it had responded")
 		}

@@ -14,10 +14,11 @@ func BenchmarkDial(b *testing.B) {
 	one, other := net.Pipe()
 	defer one.Close()
 	defer other.Close()
+	addrs := addrsOf("10.0.0.1")
 	d := &dialer{
 		connect: func(context.Context, string, string) (net.Conn, error) { return one, nil },
 		lookups: &lookups{
-			lookUp: func(string) ([]netip.Addr, error) { return addrsOf("10.0.0.1"), nil },
+			lookUp: func(string) ([]netip.Addr, error) { return addrs, nil },
 			delay:  connectDelay, failDuration: 10 * time.Second,
 		},
 	}

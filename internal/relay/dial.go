@@ -39,6 +39,7 @@ type lookups struct {
 	delay        time.Duration // before the next address is tried
 	failDuration time.Duration // how long an address that failed is tried last
 	transport    string        // tells transports apart
+	served       func(stage Stage, text string)
 }
 
 func lookupsOf(t *reverseproxy.HTTPTransport, options Options) *lookups {
@@ -53,6 +54,7 @@ func lookupsOf(t *reverseproxy.HTTPTransport, options Options) *lookups {
 		delay:        cmp.Or(time.Duration(t.FallbackDelay), connectDelay),
 		failDuration: options.FailDuration,
 		transport:    options.Transport,
+		served:       options.Served,
 	}
 }
 
@@ -97,11 +99,14 @@ func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, e
 	}
 	name := names.get(nameKey{address, d.secure != nil, d.transport})
 	addrs, err := name.resolve(ctx, func() ([]netip.Addr, error) { return d.lookUp(host) })
-	if err != nil {
+	switch {
+	case addrs == nil:
 		return nil, &dialError{StageDNS, err}
+	case err != nil:
+		d.served(StageDNS, bounded(err.Error())+"; the last good answer serves")
 	}
 	r := &race{
-		name: name, addrs: name.order(addrs, d.failDuration), delay: d.delay,
+		name: name, addrs: name.order(addrs, d.failDuration), delay: d.delay, served: d.served,
 		attempt: func(ctx context.Context, addr netip.Addr, connected func()) (net.Conn, error) {
 			return d.attempt(ctx, network, net.JoinHostPort(addr.String(), port), host, connected)
 		},

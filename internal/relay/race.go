@@ -27,6 +27,8 @@ type race struct {
 	name  *name
 	addrs []netip.Addr
 	delay time.Duration // connectDelay; negative to wait until the last has failed
+	// served is told of those that failed before another one won.
+	served func(stage Stage, text string)
 	// attempt connects to one address. It calls connected between connecting and TLS.
 	attempt func(ctx context.Context, addr netip.Addr, connected func()) (net.Conn, error)
 
@@ -129,14 +131,22 @@ func (r *race) wait(delay time.Duration) {
 	r.timer.Reset(delay)
 }
 
+// errOvertaken is what is wrong with an address that is tried when another one wins that
+// was tried after it.
+var errOvertaken = &dialError{StageConnect, errors.New("no connection in time")}
+
 // won remembers which address works, and that those tried before it do not: they have
 // had more time.
 func (r *race) won(winner int) {
 	r.name.noteWorks(r.addrs[winner])
-	for i := range r.pending {
-		if i < winner {
-			r.name.noteFailed(r.addrs[i])
+	for i := range winner {
+		if r.pending[i] {
+			r.failed(i, errOvertaken)
 		}
+	}
+	if len(r.failures) > 0 {
+		stage, text, _ := r.failures.sum()
+		r.served(stage, bounded(text)+"; another address served")
 	}
 }
 
@@ -168,24 +178,28 @@ type failed struct {
 	err  error
 }
 
-// error returns one error for all. Its stage, and its cause, are those of the address
-// that got furthest.
+// error returns one error for all.
 func (f failures) error() error {
-	furthest := &dialError{StageConnect, f[len(f)-1].err}
+	stage, text, cause := f.sum()
+	return &dialError{stage, &allFailed{text, cause}}
+}
+
+// sum returns the stage that was reached, and the error of the address that got so far,
+// with a text that tells of all.
+func (f failures) sum() (stage Stage, text string, cause error) {
+	stage, cause = StageConnect, f[len(f)-1].err
 	texts := make([]string, len(f))
 	for i, failed := range f {
 		texts[i] = failed.err.Error()
 		var dial *dialError
-		if !errors.As(failed.err, &dial) {
-			continue
+		if errors.As(failed.err, &dial) && dial.stage == StageTLS {
+			stage, cause = dial.stage, dial
 		}
-		if dial.stage == StageTLS {
-			texts[i] = failed.addr.String() + ": " + texts[i]
-			furthest = dial
+		if addr := failed.addr.String(); !strings.Contains(texts[i], addr) {
+			texts[i] = addr + ": " + texts[i]
 		}
 	}
-	text := fmt.Sprintf("none of %d addresses works: %s", len(f), strings.Join(texts, "; "))
-	return &dialError{furthest.stage, &allFailed{text, furthest}}
+	return stage, fmt.Sprintf("%d addresses failed: %s", len(f), strings.Join(texts, "; ")), cause
 }
 
 // allFailed is the error of several addresses.

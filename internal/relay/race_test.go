@@ -44,7 +44,8 @@ type course struct {
 	tried   []string     // the last byte of each address and when it was tried
 	open    atomic.Int64 // connections
 	begun   time.Time
-	ignores bool // hosts connect also when nobody waits any more
+	served  string // what failed where another address served
+	ignores bool   // hosts connect also when nobody waits any more
 }
 
 func (c *course) addr(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}) }
@@ -54,7 +55,7 @@ func (c *course) run(ctx context.Context) (winner string, took time.Duration, er
 	for i := range c.hosts {
 		addrs = append(addrs, c.addr(i))
 	}
-	r := &race{name: &c.name, addrs: c.name.order(addrs, 10*time.Second), delay: c.delay, attempt: c.attempt}
+	r := &race{name: &c.name, addrs: c.name.order(addrs, 10*time.Second), delay: c.delay, served: c.note, attempt: c.attempt}
 	c.begun, c.tried = time.Now(), nil
 	conn, err := r.run(ctx)
 	took = time.Since(c.begun)
@@ -63,6 +64,8 @@ func (c *course) run(ctx context.Context) (winner string, took time.Duration, er
 	}
 	return winner, took, err
 }
+
+func (c *course) note(stage Stage, text string) { c.served = fmt.Sprintf("%s: %s", stage, text) }
 
 func (c *course) attempt(ctx context.Context, addr netip.Addr, connected func()) (net.Conn, error) {
 	i := addr.As4()[3]
@@ -241,9 +244,9 @@ func TestRaceErrors(t *testing.T) {
 	}{
 		{[]host{refused}, StageConnect, "dial tcp 10.0.0.0:443: refused"},
 		{[]host{foreign}, StageTLS, "tls: distrusted"},
-		{[]host{refused, refused}, StageConnect, "none of 2 addresses works: dial tcp 10.0.0.0:443: refused; dial tcp 10.0.0.1:443: refused"},
-		{[]host{foreign, refused}, StageTLS, "none of 2 addresses works: 10.0.0.0: tls: distrusted; dial tcp 10.0.0.1:443: refused"},
-		{[]host{refused, foreign}, StageTLS, "none of 2 addresses works: dial tcp 10.0.0.0:443: refused; 10.0.0.1: tls: distrusted"},
+		{[]host{refused, refused}, StageConnect, "2 addresses failed: dial tcp 10.0.0.0:443: refused; dial tcp 10.0.0.1:443: refused"},
+		{[]host{foreign, refused}, StageTLS, "2 addresses failed: 10.0.0.0: tls: distrusted; dial tcp 10.0.0.1:443: refused"},
+		{[]host{refused, foreign}, StageTLS, "2 addresses failed: dial tcp 10.0.0.0:443: refused; 10.0.0.1: tls: distrusted"},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			c := &course{hosts: test.hosts, delay: connectDelay}
@@ -254,6 +257,14 @@ func TestRaceErrors(t *testing.T) {
 			}
 		})
 	}
+	synctest.Test(t, func(t *testing.T) {
+		c := &course{hosts: []host{dead, refused, foreign, good}, delay: connectDelay}
+		c.run(t.Context())
+		const want = "tls: 3 addresses failed: dial tcp 10.0.0.1:443: refused; 10.0.0.2: tls: distrusted; 10.0.0.0: no connection in time; another address served"
+		if c.served != want {
+			t.Errorf("%s, want %s", c.served, want)
+		}
+	})
 	many := &course{delay: connectDelay}
 	for range maxAddresses {
 		many.hosts = append(many.hosts, refused)
@@ -261,7 +272,7 @@ func TestRaceErrors(t *testing.T) {
 	many.delay = time.Hour
 	_, _, err := many.run(t.Context())
 	failure := (&Relay{}).failure(t.Context(), err)
-	if len(failure.Error()) > 2*maxText || !strings.Contains(failure.Error(), "none of 64 addresses works: dial tcp 10.0.0.0:443") {
+	if len(failure.Error()) > 2*maxText || !strings.Contains(failure.Error(), "64 addresses failed: dial tcp 10.0.0.0:443") {
 		t.Error(failure)
 	}
 }

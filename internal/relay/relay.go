@@ -56,6 +56,9 @@ type Options struct {
 	// Transport tells transports apart: relays that connect to the same name with the
 	// same one share what is known of its addresses.
 	Transport string
+	// Served is told what has failed where the relay was reached all the same: an address,
+	// when another one worked, or DNS, when its last good answer served. It must not block.
+	Served func(stage Stage, text string)
 }
 
 // New returns a relay that connects as t says. t is the relay's from now on, and must
