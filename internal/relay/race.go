@@ -199,7 +199,11 @@ func (f failures) sum() (stage Stage, text string, cause error) {
 			texts[i] = addr + ": " + texts[i]
 		}
 	}
-	return stage, fmt.Sprintf("%d addresses failed: %s", len(f), strings.Join(texts, "; ")), cause
+	text = strings.Join(texts, "; ")
+	if len(f) > 1 {
+		text = fmt.Sprintf("%d addresses failed: %s", len(f), text)
+	}
+	return stage, text, cause
 }
 
 // allFailed is the error of several addresses.
