@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 )
@@ -18,6 +20,9 @@ const (
 	// least, and a computer behind it that may be busy. A process that has stopped
 	// still accepts connections.
 	tlsDelay = 2 * time.Second
+	// maxAttempts bounds how many addresses are tried at once, and so how many sockets
+	// a handshake may hold. One more takes the place of the first of them.
+	maxAttempts = 4
 )
 
 // race connects to the addresses of one name (Happy Eyeballs, RFC 8305, section 5): to
@@ -35,7 +40,7 @@ type race struct {
 	ctx      context.Context // of all attempts
 	events   chan event
 	timer    *time.Timer // until the next is tried
-	pending  map[int]bool
+	pending  map[int]context.CancelFunc
 	started  int
 	failures failures
 }
@@ -58,8 +63,8 @@ func (r *race) run(ctx context.Context) (net.Conn, error) {
 	var cancel context.CancelFunc
 	r.ctx, cancel = context.WithCancel(ctx)
 	defer cancel()
-	r.events, r.pending = make(chan event), make(map[int]bool)
-	r.timer = time.NewTimer(time.Hour)
+	r.events, r.pending = make(chan event), make(map[int]context.CancelFunc)
+	r.timer = time.NewTimer(time.Hour) // set by wait
 	defer r.timer.Stop()
 	r.start()
 	for len(r.pending) > 0 {
@@ -68,6 +73,8 @@ func (r *race) run(ctx context.Context) (net.Conn, error) {
 			r.start()
 		case e := <-r.events:
 			switch {
+			case r.pending[e.attempt] == nil: // given up just now
+				e.close()
 			case e.connected:
 				r.wait(tlsDelay)
 			case e.err == nil:
@@ -102,25 +109,33 @@ func (r *race) start() {
 	if r.started == len(r.addrs) {
 		return
 	}
+	if len(r.pending) == maxAttempts {
+		r.failed(slices.Min(slices.Collect(maps.Keys(r.pending))), errOvertaken)
+	}
 	i := r.started
 	r.started++
-	r.pending[i] = true
+	ctx, cancel := context.WithCancel(r.ctx)
+	r.pending[i] = cancel
 	r.wait(r.delay)
 	go func() {
-		conn, err := r.attempt(r.ctx, r.addrs[i], func() { r.tell(event{attempt: i, connected: true}) })
-		if !r.tell(event{attempt: i, conn: conn, err: err}) && conn != nil {
-			conn.Close()
-		}
+		conn, err := r.attempt(ctx, r.addrs[i], func() { r.tell(ctx, event{attempt: i, connected: true}) })
+		r.tell(ctx, event{attempt: i, conn: conn, err: err})
 	}()
 }
 
-// tell reports whether the race goes on.
-func (r *race) tell(e event) bool {
+// tell tells the race what has become of an attempt, unless it is over, or has given the
+// attempt up.
+func (r *race) tell(ctx context.Context, e event) {
 	select {
 	case r.events <- e:
-		return true
-	case <-r.ctx.Done():
-		return false
+	case <-ctx.Done():
+		e.close()
+	}
+}
+
+func (e *event) close() {
+	if e.conn != nil {
+		e.conn.Close()
 	}
 }
 
@@ -140,7 +155,7 @@ var errOvertaken = &dialError{StageConnect, errors.New("no connection in time")}
 func (r *race) won(winner int) {
 	r.name.noteWorks(r.addrs[winner])
 	for i := range winner {
-		if r.pending[i] {
+		if r.pending[i] != nil {
 			r.failed(i, errOvertaken)
 		}
 	}
@@ -151,6 +166,7 @@ func (r *race) won(winner int) {
 }
 
 func (r *race) failed(i int, err error) {
+	r.pending[i]()
 	delete(r.pending, i)
 	r.name.noteFailed(r.addrs[i])
 	r.failures = append(r.failures, failed{r.addrs[i], err})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -40,7 +41,9 @@ type course struct {
 	hosts   []host
 	name    name
 	delay   time.Duration
-	mu      sync.Mutex   // protects tried
+	mu      sync.Mutex // protects what follows
+	trying  []context.Context
+	most    int          // at once
 	tried   []string     // the last byte of each address and when it was tried
 	open    atomic.Int64 // connections
 	begun   time.Time
@@ -56,7 +59,7 @@ func (c *course) run(ctx context.Context) (winner string, took time.Duration, er
 		addrs = append(addrs, c.addr(i))
 	}
 	r := &race{name: &c.name, addrs: c.name.order(addrs, 10*time.Second), delay: c.delay, served: c.note, attempt: c.attempt}
-	c.begun, c.tried = time.Now(), nil
+	c.begun, c.tried, c.trying = time.Now(), nil, nil
 	conn, err := r.run(ctx)
 	took = time.Since(c.begun)
 	if err == nil {
@@ -72,6 +75,8 @@ func (c *course) attempt(ctx context.Context, addr netip.Addr, connected func())
 	h := c.hosts[i]
 	c.mu.Lock()
 	c.tried = append(c.tried, fmt.Sprintf("%d@%d", i, time.Since(c.begun)/ms))
+	c.trying = append(slices.DeleteFunc(c.trying, func(ctx context.Context) bool { return ctx.Err() != nil }), ctx)
+	c.most = max(c.most, len(c.trying))
 	c.mu.Unlock()
 	if err := c.wait(ctx, h.connects); err != nil {
 		return nil, &dialError{StageConnect, err}
@@ -137,6 +142,7 @@ func TestRace(t *testing.T) {
 		"far":                     {[]host{far(200 * ms), good}, "0@0 → 0@400", "0@0 → 0@400"},
 		"all far":                 {[]host{far(300 * ms), far(300 * ms), far(300 * ms)}, "0@0 1@250 → 0@600", "0@0 1@250 → 0@600"},
 		"slow TLS beside a race":  {[]host{dead, {tls: 1900 * ms}, good}, "0@0 1@250 → 1@2150", "1@0 → 1@1900"},
+		"six dead ones":           {[]host{dead, dead, dead, dead, dead, dead, good}, "0@0 1@250 2@500 3@750 4@1000 5@1250 6@1500 → 6@1500", "6@0 → 6@0"},
 		"all refuse":              {[]host{refused, refused}, "0@0 1@0 → error@0", "0@0 1@0 → error@0"},
 		"the last of all is good": {[]host{refused, foreign, dead, stopped, good}, "0@0 1@0 2@0 3@250 4@2250 → 4@2250", "4@0 → 4@0"},
 	} {
@@ -147,6 +153,9 @@ func TestRace(t *testing.T) {
 					winner, took, err := c.run(t.Context())
 					if err != nil {
 						winner = "error"
+					}
+					if c.most > maxAttempts {
+						t.Errorf("%d attempts at once", c.most)
 					}
 					if got := fmt.Sprintf("%s → %s@%d", strings.Join(c.tried, " "), winner, took/ms); got != want {
 						t.Errorf("race %d: %s, want %s (%v)", i+1, got, want, err)
