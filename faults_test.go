@@ -73,3 +73,26 @@ func testFaultLines(t *testing.T) {
 		t.Errorf("the last failure is %+v", last)
 	}
 }
+
+// TestServedFaults: what failed where the relay was reached is logged, and counts as no
+// failure.
+func TestServedFaults(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		core, lines := observer.New(zap.InfoLevel)
+		log := zap.New(core)
+		faults := newFaultLog(func() *zap.Logger { return log })
+		const upstream = "wss://served.faults.test"
+		for range 1000 {
+			faults.add(fault{upstream: upstream, stage: relay.StageConnect, text: "an address is dead", served: true})
+		}
+		time.Sleep(3 * faultInterval)
+		synctest.Wait()
+		all := lines.All()
+		if len(all) != 2 || all[1].Message != "relay reached in spite of a failure" || all[1].ContextMap()["count"] != int64(999) {
+			t.Errorf("lines %v", all)
+		}
+		if up := totals.Upstream(upstream); !up.Up() || up.LastFailure() != nil {
+			t.Errorf("the relay is up: %t, last failure %+v", up.Up(), up.LastFailure())
+		}
+	})
+}
