@@ -4,10 +4,12 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
 )
@@ -32,6 +34,7 @@ func newNameServer(t *testing.T) *nameServer {
 	}
 	s := &nameServer{addr: conn.LocalAddr().String(), known: make(map[string][]netip.Addr)}
 	s.set("relay.example", "127.0.0.1")
+	var late []func()
 	var serving sync.WaitGroup
 	serving.Go(func() {
 		buf := make([]byte, 1500)
@@ -40,14 +43,28 @@ func newNameServer(t *testing.T) *nameServer {
 			if err != nil {
 				return
 			}
-			if answer, err := s.answer(buf[:n]); err == nil {
+			answer, err := s.answer(buf[:n])
+			switch {
+			case err == errSilent:
+				question := slices.Clone(buf[:n])
+				late = append(late, func() {
+					if answer, err := s.answer(question); err == nil {
+						conn.WriteTo(answer, from)
+					}
+				})
+			case err == nil:
 				conn.WriteTo(answer, from)
 			}
 		}
 	})
 	t.Cleanup(func() {
-		conn.Close()
+		conn.SetReadDeadline(time.Unix(1, 0))
 		serving.Wait()
+		s.fail(dnsmessage.RCodeServerFailure)
+		for _, answer := range late {
+			answer() // or the resolver waits for 5 s, whoever has asked it
+		}
+		conn.Close()
 	})
 	return s
 }
@@ -66,10 +83,10 @@ func (s *nameServer) set(name string, addrs ...string) {
 func (s *nameServer) fail(rcode dnsmessage.RCode) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.rcode = rcode
+	s.rcode, s.silent = rcode, false
 }
 
-// fallSilent has no question be answered.
+// fallSilent has no question be answered before the test ends.
 func (s *nameServer) fallSilent() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
