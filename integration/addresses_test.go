@@ -168,9 +168,9 @@ func TestClientGivesUp(t *testing.T) {
 				c.request("POST", "/websocket/trace", "Content-Length: 2")
 				c.write("{}")
 			}
-			awaitTrue(t, "two attempts", func() bool { return inStacks("internal/relay.(*dialer).attempt(") == 2 })
+			awaitTrue(t, "two attempts", func() bool { return inStacks("watchrtc-proxy/internal/relay.(*dialer).attempt(") == 2 })
 			c.close()
-			awaitTrue(t, "end of all attempts", func() bool { return inStacks("internal/relay.") == 0 })
+			awaitTrue(t, "end of all attempts", func() bool { return inStacks("watchrtc-proxy/internal/relay.") == 0 })
 			if n := connecting(t, h); n != 0 {
 				t.Errorf("%d sockets still connect", n)
 			}

@@ -1,7 +1,6 @@
 package integration_test
 
 import (
-	"errors"
 	"net"
 	"net/netip"
 	"slices"
@@ -9,7 +8,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
 )
@@ -24,6 +22,7 @@ type nameServer struct {
 	known  map[string][]netip.Addr
 	rcode  dnsmessage.RCode // for every question, unless it is a success
 	silent bool
+	held   []func() // answers to what was asked in silence
 }
 
 func newNameServer(t *testing.T) *nameServer {
@@ -34,7 +33,6 @@ func newNameServer(t *testing.T) *nameServer {
 	}
 	s := &nameServer{addr: conn.LocalAddr().String(), known: make(map[string][]netip.Addr)}
 	s.set("relay.example", "127.0.0.1")
-	var late []func()
 	var serving sync.WaitGroup
 	serving.Go(func() {
 		buf := make([]byte, 1500)
@@ -43,28 +41,22 @@ func newNameServer(t *testing.T) *nameServer {
 			if err != nil {
 				return
 			}
-			answer, err := s.answer(buf[:n])
-			switch {
-			case err == errSilent:
-				question := slices.Clone(buf[:n])
-				late = append(late, func() {
-					if answer, err := s.answer(question); err == nil {
-						conn.WriteTo(answer, from)
-					}
-				})
-			case err == nil:
-				conn.WriteTo(answer, from)
+			question := slices.Clone(buf[:n])
+			respond := func() {
+				if answer, err := s.answer(question); err == nil {
+					conn.WriteTo(answer, from)
+				}
+			}
+			if !s.hold(respond) {
+				respond()
 			}
 		}
 	})
 	t.Cleanup(func() {
-		conn.SetReadDeadline(time.Unix(1, 0))
-		serving.Wait()
-		s.fail(dnsmessage.RCodeServerFailure)
-		for _, answer := range late {
-			answer() // or the resolver waits for 5 s, whoever has asked it
-		}
+		s.speak() // or the resolver waits for 5 s, whether anybody waits for it or not
+		awaitTrue(t, "end of lookups", func() bool { return inStacks("net.(*Resolver)") == 0 })
 		conn.Close()
+		serving.Wait()
 	})
 	return s
 }
@@ -83,7 +75,7 @@ func (s *nameServer) set(name string, addrs ...string) {
 func (s *nameServer) fail(rcode dnsmessage.RCode) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.rcode, s.silent = rcode, false
+	s.rcode = rcode
 }
 
 // fallSilent has no question be answered before the test ends.
@@ -93,7 +85,26 @@ func (s *nameServer) fallSilent() {
 	s.silent = true
 }
 
-var errSilent = errors.New("silent")
+// hold reports whether the server is silent, and keeps the answer for later.
+func (s *nameServer) hold(respond func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.silent {
+		s.held = append(s.held, respond)
+	}
+	return s.silent
+}
+
+// speak ends a silence.
+func (s *nameServer) speak() {
+	s.mu.Lock()
+	held := s.held
+	s.silent, s.held = false, nil
+	s.mu.Unlock()
+	for _, respond := range held {
+		respond()
+	}
+}
 
 func (s *nameServer) answer(question []byte) ([]byte, error) {
 	var m dnsmessage.Message
@@ -110,8 +121,6 @@ func (s *nameServer) answer(question []byte) ([]byte, error) {
 	defer s.mu.Unlock()
 	addrs, ok := s.known[name]
 	switch {
-	case s.silent:
-		return nil, errSilent
 	case s.rcode != dnsmessage.RCodeSuccess:
 		m.RCode = s.rcode
 	case !ok:

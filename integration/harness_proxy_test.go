@@ -191,14 +191,14 @@ func awaitNoTunnels(t *testing.T) {
 }
 
 // inTunnel reports whether a goroutine is inside a function of internal/tunnel.
-func inTunnel(function string) bool { return inStacks("internal/tunnel"+function) > 0 }
+func inTunnel(function string) bool { return inStacks("watchrtc-proxy/internal/tunnel"+function) > 0 }
 
-// inStacks counts how often goroutines are inside a function of this module. Of a method
-// it is written as in a stack trace.
+// inStacks counts how often goroutines are inside a function, which is written as in a
+// stack trace.
 func inStacks(function string) int {
 	stacks := make([]byte, 4<<20)
 	stacks = stacks[:runtime.Stack(stacks, true)]
-	return bytes.Count(stacks, []byte("watchrtc-proxy/"+function))
+	return bytes.Count(stacks, []byte(function))
 }
 
 // adapt returns the JSON of a Caddyfile.
