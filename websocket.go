@@ -21,6 +21,7 @@ import (
 func (t *roundTrip) shakeHands() (*http.Response, error) {
 	out := t.outgoing(t.limit.Context)
 	out.Method = http.MethodGet
+	handshake.Keep(out.Header, t.r)
 	handshake.Prepare(out.Header)
 	t.h.applyRequestOps(out)
 	handshake.Spell(out.Header)

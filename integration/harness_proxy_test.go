@@ -131,7 +131,7 @@ type proxy struct {
 }
 
 // start runs a site until the test ends.
-func start(t *testing.T, s site) *proxy {
+func start(t testing.TB, s site) *proxy {
 	t.Helper()
 	p := startConfig(t, func(port int) []byte { return adapt(t, s.caddyfile(port)) })
 	p.plain = s.plain
@@ -158,7 +158,7 @@ func routeJSON(t *testing.T, port int, handlers string) []byte {
 }
 
 // startConfig runs a configuration on a port that is free.
-func startConfig(t *testing.T, config func(port int) []byte) *proxy {
+func startConfig(t testing.TB, config func(port int) []byte) *proxy {
 	t.Helper()
 	if lastTest != t.Name() {
 		awaitNoTunnels(t)
@@ -185,7 +185,7 @@ var lastTest string
 
 // awaitNoTunnels waits for the tunnels of the last test, whose ends are closed: they log
 // their end with whatever configuration runs then.
-func awaitNoTunnels(t *testing.T) {
+func awaitNoTunnels(t testing.TB) {
 	t.Helper()
 	awaitTrue(t, "end of the last test's tunnels", func() bool { return !inTunnel(".") })
 }
@@ -202,7 +202,7 @@ func inStacks(function string) int {
 }
 
 // adapt returns the JSON of a Caddyfile.
-func adapt(t *testing.T, text string) []byte {
+func adapt(t testing.TB, text string) []byte {
 	t.Helper()
 	adapted, err := caddyfileJSON(text)
 	if err != nil {
@@ -254,7 +254,7 @@ func (p *proxy) awaitOneListener(t *testing.T) {
 }
 
 // stop may be called early. It is called when the test ends.
-func (p *proxy) stop(t *testing.T) {
+func (p *proxy) stop(t testing.TB) {
 	t.Helper()
 	if err := caddy.Stop(); err != nil {
 		t.Errorf("stopping: %v", err)
@@ -263,7 +263,7 @@ func (p *proxy) stop(t *testing.T) {
 }
 
 // freePort returns a port that was free for both TCP and UDP a moment ago.
-func freePort(t *testing.T) int {
+func freePort(t testing.TB) int {
 	t.Helper()
 	for range 100 {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")

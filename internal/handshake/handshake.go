@@ -10,6 +10,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 
 	"golang.org/x/net/http/httpguts"
@@ -79,6 +80,18 @@ func ValidKey(keys []string) bool {
 	return err == nil && len(key) == 16
 }
 
+// Keep puts back into header what Check has read in r: Connection, which names fields
+// that go no further, cannot take it away. The key of an extended CONNECT means nothing
+// (RFC 8441, section 5) and does not cross.
+func Keep(header http.Header, r *http.Request) {
+	header["Sec-Websocket-Version"] = []string{Version}
+	if Extended(r) {
+		delete(header, "Sec-Websocket-Key")
+	} else {
+		header["Sec-Websocket-Key"] = slices.Clone(r.Header["Sec-Websocket-Key"])
+	}
+}
+
 // Prepare makes header that of a client's handshake over HTTP/1.1. It keeps the
 // client's key, and makes one up where there is none, as on HTTP/2 and HTTP/3.
 func Prepare(header http.Header) {
@@ -120,11 +133,12 @@ func Spell(header http.Header) {
 // finished (RFC 6455, section 4.1), or nil.
 func CheckResponse(request http.Header, response *http.Response) error {
 	key := request[spellings["Sec-Websocket-Key"]]
+	upgrade, accept := response.Header["Upgrade"], response.Header["Sec-Websocket-Accept"]
 	switch {
 	case !httpguts.HeaderValuesContainsToken(response.Header["Connection"], "upgrade"),
-		!strings.EqualFold(response.Header.Get("Upgrade"), "websocket"):
+		len(upgrade) != 1 || !strings.EqualFold(upgrade[0], "websocket"):
 		return errors.New("the 101 does not switch to WebSocket")
-	case len(key) != 1 || response.Header.Get("Sec-Websocket-Accept") != Accept(key[0]):
+	case len(key) != 1 || len(accept) != 1 || accept[0] != Accept(key[0]):
 		return errors.New("the Sec-WebSocket-Accept of the 101 does not match")
 	}
 	return nil

@@ -3,6 +3,7 @@ package handshake
 import (
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -67,6 +68,23 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// TestKeep has clients whose key and version are not there any more, or mean nothing.
+func TestKeep(t *testing.T) {
+	r := request(func(*http.Request) {})
+	header := http.Header{}
+	Keep(header, r)
+	if !slices.Equal(header["Sec-Websocket-Key"], r.Header["Sec-Websocket-Key"]) || header.Get("Sec-Websocket-Version") != Version {
+		t.Errorf("kept %v of %v", header, r.Header)
+	}
+	r.Method, r.ProtoMajor = http.MethodConnect, 2
+	r.Header[":protocol"] = []string{"websocket"}
+	header = http.Header{"Sec-Websocket-Key": {"no key", sampleKey}}
+	Keep(header, r)
+	if len(header["Sec-Websocket-Key"]) > 0 {
+		t.Errorf("kept %v of an extended CONNECT", header)
+	}
+}
+
 func TestBothSides(t *testing.T) {
 	header := http.Header{"Sec-Websocket-Key": {sampleKey}}
 	Prepare(header)
@@ -86,6 +104,13 @@ func TestBothSides(t *testing.T) {
 		bad.Header.Set(field, value)
 		if err := CheckResponse(header, bad); err == nil {
 			t.Errorf("%s: %s is accepted", field, value)
+		}
+	}
+	for field, value := range map[string]string{"Upgrade": "h2c", "Sec-Websocket-Accept": Accept("other")} {
+		twice := good()
+		twice.Header.Add(field, value)
+		if err := CheckResponse(header, twice); err == nil {
+			t.Errorf("%s: %q is accepted", field, twice.Header[field])
 		}
 	}
 	fresh, other := http.Header{}, http.Header{}
