@@ -110,8 +110,8 @@ func (r *seeingRelay) serve(conn net.Conn) {
 	reader := bufio.NewReader(conn)
 	for {
 		head, text, err := readHead(reader)
-		if err == io.EOF {
-			return
+		if text == "" {
+			return // a kept connection's end
 		}
 		s := &seen{head: head, text: text, bad: err}
 		r.add(s)
@@ -268,7 +268,7 @@ func (s *seen) noForbidden(never names) error {
 	if connection := s.head.values["Connection"]; len(connection) > 0 && !slices.Equal(connection, []string{"Upgrade"}) && !slices.Equal(connection, []string{"close"}) {
 		return fmt.Errorf("Connection is %q", connection)
 	}
-	if name := (names{"Proxy-*", "Keep-Alive"}).find(fields...); name != "" {
+	if name := hopFields.find(slices.DeleteFunc(fields, func(name string) bool { return name == "Te" })...); name != "" {
 		return fmt.Errorf("%s crosses", name)
 	}
 	return nil

@@ -193,7 +193,7 @@ func fieldNames(header http.Header) (names []string) {
 }
 
 // hopFields concern one connection only, and no response of ours has them.
-var hopFields = names{"Proxy-*", "Keep-Alive", "TE"}
+var hopFields = names{"Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization", "Keep-Alive", "TE"}
 
 func checkResponseHead(t *testing.T, h head, text string, never names) {
 	t.Helper()

@@ -96,6 +96,9 @@ func (n names) find(fields ...string) string {
 	return ""
 }
 
+// keptPatience is longer than the proxy keeps a connection that is not in use.
+const keptPatience = 10 * patience
+
 // fuzzListener gives each connection to handle, until the test ends. Unlike wstest's it
 // keeps nothing of those that are over.
 func fuzzListener(tb testing.TB, handle func(net.Conn)) (addr string) {
@@ -110,7 +113,7 @@ func fuzzListener(tb testing.TB, handle func(net.Conn)) (addr string) {
 			if err != nil {
 				return
 			}
-			conn.SetDeadline(time.Now().Add(patience))
+			conn.SetDeadline(time.Now().Add(keptPatience))
 			serving.Go(func() {
 				defer conn.Close()
 				handle(conn)
