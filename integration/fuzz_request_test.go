@@ -55,10 +55,11 @@ func sendAndRead(t *testing.T, c *wstest.Conn, stream string, requests []fuzzReq
 			switched++
 			break
 		}
-		if _, err := io.Copy(io.Discard, response.Body); err != nil {
+		_, err = io.Copy(io.Discard, response.Body)
+		if err != nil && !wstest.IsReset(err) { // net/http has had enough of a request
 			t.Errorf("%s %s: a response without its end: %v", request.Method, request.RequestURI, err)
 		}
-		if response.Close {
+		if err != nil || response.Close {
 			break
 		}
 	}
