@@ -19,11 +19,11 @@ import (
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
-// FuzzRequest has a client send any bytes. What the relay gets of it are whole and
+// FuzzFromClient has a client send any bytes. What the relay gets of it are whole and
 // unambiguous requests, each one of the client's, in order and once: below the mount, the
 // query byte for byte, the body whole, with no field that must not cross or that nobody
 // sent. What follows the head of a WebSocket is the WebSocket's.
-func FuzzRequest(f *testing.F) {
+func FuzzFromClient(f *testing.F) {
 	relay := newSeeingRelay(f)
 	p := start(f, fuzzSite(relay.addr))
 	f.Fuzz(func(t *testing.T, stream string) {

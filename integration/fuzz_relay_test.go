@@ -15,7 +15,7 @@ import (
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
-// The requests to which FuzzResponse's relays respond: each takes another way to them.
+// The requests to which FuzzFromRelay's relays respond: each takes another way to them.
 var fuzzAsked = []struct{ method, target, rest string }{
 	{"GET", "/websocket", strings.Join(wstest.HandshakeFields(wstest.SampleKey), "\r\n") + "\r\n\r\n"},
 	{"POST", "/websocket/trace", "Content-Length: 2\r\n\r\n{}"},
@@ -23,12 +23,12 @@ var fuzzAsked = []struct{ method, target, rest string }{
 	{"HEAD", "/websocket/get-qualityrtc-config", "\r\n"},
 }
 
-// FuzzResponse has a relay send any bytes. The client gets of it one response, whole or
+// FuzzFromRelay has a relay send any bytes. The client gets of it one response, whole or
 // seen to be broken off, that is the relay's or a 502: without the fields that must not
 // cross, in the sandbox, and a 101 only where the relay's accepts the handshake. What is
 // too much reaches nobody, not even the next client, where kept has the relay keep the
 // connection.
-func FuzzResponse(f *testing.F) {
+func FuzzFromRelay(f *testing.F) {
 	relay := newSayingRelay(f)
 	p := start(f, fuzzSite(relay.addr))
 	never := documentedNames(f, "| never passed back |")
