@@ -46,12 +46,13 @@ func FuzzCaddyfile(f *testing.F) {
 // isOneDirective reports whether text does not leave the directive that it is put into,
 // nor has Caddy read other files.
 func isOneDirective(text string) bool {
-	tokens, err := caddyfile.Tokenize([]byte(text), "Caddyfile")
-	if err != nil || strings.Contains(text, "{$") {
-		return false
+	const end = "end"
+	tokens, err := caddyfile.Tokenize([]byte(text+"\n"+end), "Caddyfile")
+	if err != nil || strings.Contains(text, "{$") || tokens[len(tokens)-1].Text != end {
+		return false // or a quote is open
 	}
 	depth := 0
-	for i, token := range tokens {
+	for i, token := range tokens[:len(tokens)-1] {
 		if depth == 0 && i > 0 && token.Line != tokens[i-1].Line {
 			return false
 		}
@@ -100,7 +101,7 @@ func FuzzConfig(f *testing.F) {
 	ctx := fuzzContext(f)
 	f.Fuzz(func(t *testing.T, raw string) {
 		var h Handler
-		if len(raw) > maxFuzzedConfig || strings.TrimSpace(raw) == "null" || caddy.StrictUnmarshalJSON([]byte(raw), &h) != nil {
+		if len(raw) > maxFuzzedConfig || !json.Valid([]byte(raw)) || strings.TrimSpace(raw) == "null" || caddy.StrictUnmarshalJSON([]byte(raw), &h) != nil {
 			return
 		}
 		first := loadFuzzed(t, ctx, []byte(raw))

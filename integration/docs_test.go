@@ -1,10 +1,13 @@
 package integration_test
 
 import (
+	"io/fs"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 )
 
@@ -41,6 +44,38 @@ func TestReliabilityTable(t *testing.T) {
 	for name := range listed {
 		if !slices.Contains(tests, name) {
 			t.Errorf("docs/reliability.md lists %s, which is no test", name)
+		}
+	}
+}
+
+// TestSecurityPage: the tests that SECURITY.md names are there.
+func TestSecurityPage(t *testing.T) {
+	page, err := os.ReadFile("../SECURITY.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := make(map[string]bool)
+	function := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`)
+	err = filepath.WalkDir("..", func(file string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(file, "_test.go") {
+			return err
+		}
+		source, err := os.ReadFile(file)
+		for _, match := range function.FindAllSubmatch(source, -1) {
+			tests[string(match[1])] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := regexp.MustCompile("`((?:Test|Fuzz)\\w+)`").FindAllSubmatch(page, -1)
+	if len(named) == 0 {
+		t.Error("SECURITY.md names no tests")
+	}
+	for _, match := range named {
+		if !tests[string(match[1])] {
+			t.Errorf("SECURITY.md names %s, which is no test", match[1])
 		}
 	}
 }
