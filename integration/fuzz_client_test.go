@@ -99,6 +99,7 @@ type seen struct {
 	complete bool
 	tunnel   string // what came after the 101
 	bad      error
+	done     chan struct{} // closed when nothing of it changes any more
 }
 
 func newSeeingRelay(f *testing.F) *seeingRelay {
@@ -114,13 +115,14 @@ func (r *seeingRelay) serve(conn net.Conn) {
 		if text == "" {
 			return // a kept connection's end
 		}
-		s := &seen{head: head, text: text, bad: err}
+		s := &seen{head: head, text: text, bad: err, done: make(chan struct{})}
 		r.add(s)
-		if err != nil || !s.read(reader) {
-			return
-		}
-		if asksUpgrade(s.request.Header) {
+		upgrade := err == nil && s.read(reader) && asksUpgrade(s.request.Header)
+		if upgrade {
 			s.switchProtocols(conn, reader)
+		}
+		close(s.done)
+		if upgrade || !s.complete {
 			return
 		}
 		response := "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
@@ -175,13 +177,8 @@ func (s *seen) switchProtocols(conn net.Conn, r *bufio.Reader) {
 
 // check compares what a client sent with what came here of it.
 func (r *seeingRelay) check(t *testing.T, addr, stream string, requests []fuzzRequest, switched int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, err := range r.bad {
-		t.Error(err)
-	}
-	r.bad = nil
-	for _, s := range r.seen[addr] {
+	for _, s := range r.take(t, addr) {
+		<-s.done // the client has gone, and so must the proxy
 		if err := s.valid(r.addr, r.never); err != nil {
 			t.Errorf("%v in\n%s", err, s.text)
 			continue
@@ -206,7 +203,19 @@ func (r *seeingRelay) check(t *testing.T, addr, stream string, requests []fuzzRe
 	if switched > 0 {
 		t.Error("a WebSocket that the relay has not accepted")
 	}
+}
+
+// take returns what has come of a client's.
+func (r *seeingRelay) take(t *testing.T, addr string) []*seen {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, err := range r.bad {
+		t.Error(err)
+	}
+	r.bad = nil
+	taken := r.seen[addr]
 	delete(r.seen, addr)
+	return taken
 }
 
 // valid returns what no request may have, whoever sent it.
