@@ -313,7 +313,7 @@ func await[T any](t *testing.T, from <-chan T, what string) T {
 }
 
 // awaitTrue waits for what nothing tells of.
-func awaitTrue(t *testing.T, what string, happened func() bool) {
+func awaitTrue(t testing.TB, what string, happened func() bool) {
 	t.Helper()
 	ticker := time.NewTicker(time.Millisecond)
 	defer ticker.Stop()
