@@ -567,6 +567,46 @@ func TestRelayDownAndBack(t *testing.T) {
 	p.logs.await(t, `"level":"info"`, `"relay is back"`, upstream, `"failures":3`, `"down_for":`)
 }
 
+// TestShortageIsNotDown: what this machine lacks for a connection is no news of the relay.
+func TestShortageIsNotDown(t *testing.T) {
+	upstream := "wss://" + nobody(t)
+	s := mount(upstream, transport("local_address 192.0.2.1")) // RFC 5737: nobody's
+	s.body += scraped
+	p := start(t, s)
+	response, _ := ask(t, p.client(t, http1), request(t, "POST", p.url("/websocket/trace"), strings.NewReader("{}")))
+	wantStatus(t, response, http.StatusBadGateway)
+	if got := p.figures(t, upstream)["upstream_up"]; got != 1 {
+		t.Errorf("up: %v, want 1", got)
+	}
+	p.logs.await(t, `"level":"warn"`, `"relay failed"`, upstream, `"stage":"connect"`, "assign requested address", `"up":true`)
+}
+
+// TestHandshakeTimeoutIsTheReason: a relay that accepts connections and says nothing fails
+// by handshake_timeout, however many wait for it, and not by a limit of the transport's.
+func TestHandshakeTimeoutIsTheReason(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0") // connections wait to be accepted
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	upstream := "wss://" + ln.Addr().String()
+	s := mount(upstream, "handshake_timeout 100ms")
+	s.body += scraped
+	p := start(t, s)
+	var clients []*conn
+	for range 50 {
+		c := p.dial(t)
+		c.request("GET", "/websocket?apiKey=k", wstest.HandshakeFields(wstest.SampleKey)...)
+		clients = append(clients, c)
+	}
+	for _, c := range clients {
+		c.wantStatus(c.response("GET"), http.StatusGatewayTimeout)
+	}
+	if got := p.figures(t, upstream)[`handshake_failures_total{stage="timeout"}`]; got != float64(len(clients)) {
+		t.Errorf("%v failures by timeout, want %d", got, len(clients))
+	}
+}
+
 // TestPlaceholders: what access logs can have of a handshake.
 func TestPlaceholders(t *testing.T) {
 	overHTTP(t, func(t *testing.T, protocol string) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -65,8 +66,24 @@ func (e *Error) Unsent() bool {
 }
 
 // Down reports whether the relay could not be reached, or did not respond in time. An
-// invalid response leaves open whether others fare better.
-func (e *Error) Down() bool { return e.Unsent() || e.Stage == StageTimeout }
+// invalid response leaves open whether others fare better, and what this machine is short
+// of says nothing about the relay.
+func (e *Error) Down() bool {
+	return (e.Unsent() || e.Stage == StageTimeout) && !e.shortage()
+}
+
+// shortages are what a process gets that is out of descriptors, ports or memory for
+// another connection (socket(2), bind(2), connect(2)).
+var shortages = []syscall.Errno{
+	syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL, syscall.EADDRINUSE, syscall.ENOBUFS, syscall.ENOMEM,
+}
+
+// shortage goes by the text, since Caddy's DialError hides its cause.
+func (e *Error) shortage() bool {
+	return (e.Stage == StageDNS || e.Stage == StageConnect) && slices.ContainsFunc(shortages, func(errno syscall.Errno) bool {
+		return strings.Contains(e.text, errno.Error())
+	})
+}
 
 // Timeout reports whether the relay took too long.
 func (e *Error) Timeout() bool {

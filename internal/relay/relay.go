@@ -76,8 +76,9 @@ func New(target Target, t *reverseproxy.HTTPTransport, options Options) *Relay {
 	}
 	if rt.TLSHandshakeTimeout == 0 {
 		// http.Transport goes on connecting when the request that wanted the
-		// connection has given up.
-		rt.TLSHandshakeTimeout = options.Timeout
+		// connection has given up. By the extra second it is always the request's own
+		// limit that is exceeded, and named as the reason.
+		rt.TLSHandshakeTimeout = options.Timeout + time.Second
 	}
 	if rt.TLSClientConfig == nil {
 		rt.TLSClientConfig = new(tls.Config)
