@@ -75,8 +75,6 @@ func playReaders(ctx context.Context, args []string) error {
 	return err
 }
 
-const hoarderHas = "the hoarder has"
-
 // startReaders returns once n WebSockets are open.
 func startReaders(t *testing.T, url, roots string, n int) *program.Process {
 	t.Helper()

@@ -144,24 +144,34 @@ func (y *yard) lossOver(ctx context.Context, lab *contestant.Lab, c contestant.C
 	defer proxy.Stop()
 	o := &opener{lab: lab, proxy: proxy.Addr, relay: ln}
 	tally := newTally(c.Name, lab.PlainRelay)
+	err = o.endEach(ctx, tally, y.seed, together, func(id int) bool { return id < y.size.ends/2 })
+	if err != nil {
+		return proxy.Explain(err)
+	}
+	y.results.Loss = append(y.results.Loss, tally.results()...)
+	return nil
+}
+
+// endEach opens tunnels as long as there are more, some at a time, and has each end in its
+// way.
+func (o *opener) endEach(ctx context.Context, tally *tally, seed uint64, together int, more func(id int) bool) error {
 	places := make(chan struct{}, together)
 	var running sync.WaitGroup
-	for id := range y.size.ends / 2 {
+	defer running.Wait()
+	for id := 0; more(id); id++ {
 		places <- struct{}{}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		t := newTunnel(id, y.seed)
+		t := newTunnel(id, seed)
 		if err := o.open(t); err != nil {
-			return proxy.Explain(fmt.Errorf("opening tunnel %d: %w", id, err))
+			return fmt.Errorf("opening tunnel %d: %w", id, err)
 		}
 		running.Go(func() {
 			defer func() { <-places }()
 			tally.add(t, t.run())
 		})
 	}
-	running.Wait()
-	y.results.Loss = append(y.results.Loss, tally.results()...)
 	return nil
 }
 
@@ -171,9 +181,13 @@ type opener struct {
 	lab   *contestant.Lab
 	proxy string
 	relay *net.TCPListener
+
+	opening sync.RWMutex // held by whoever has the proxy close connections unheard
 }
 
 func (o *opener) open(t *tunnel) error {
+	o.opening.RLock()
+	defer o.opening.RUnlock()
 	conn, err := net.DialTimeout("tcp", o.proxy, patience)
 	if err != nil {
 		return err

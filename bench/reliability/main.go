@@ -54,20 +54,24 @@ type plan struct {
 	contestants []contestant.Contestant
 	tests       []string
 	duration    time.Duration
+	soakFor     time.Duration
 	seed        uint64
 	json        string
+	plot        string
 	caddy       string
 	short       bool
 }
 
-var allTests = []string{"fairness", "memory", "loss"}
+var allTests = []string{"fairness", "memory", "loss", "soak"}
 
 func parsePlan(args []string) (*plan, error) {
 	p := &plan{}
 	f := flag.NewFlagSet("reliability", flag.ContinueOnError)
 	only := f.String("contestants", "", "separated by commas (default nginx,haproxy,reverse_proxy,ours,ours_goroutines; with -short only ours,ours_goroutines)")
-	tests := f.String("test", strings.Join(allTests, ","), "tests, separated by commas")
+	tests := f.String("test", "", "tests, separated by commas (default fairness,memory,loss; with -short soak, too)")
 	f.DurationVar(&p.duration, "duration", 30*time.Second, "of each of the two loads of fairness; with -short 2s")
+	f.DurationVar(&p.soakFor, "for", 20*time.Minute, "how long soak takes; with -short 30s")
+	f.StringVar(&p.plot, "plot", "", "file for soak's figures over time, as SVG")
 	f.Uint64Var(&p.seed, "seed", 1, "for what happens by chance in loss")
 	f.StringVar(&p.json, "json", "", "file for the results")
 	f.StringVar(&p.caddy, "caddy", "", "Caddy binary with this module (default: build ../cmd/caddy)")
@@ -87,6 +91,16 @@ func parsePlan(args []string) (*plan, error) {
 	if p.short && !given["duration"] {
 		p.duration = 2 * time.Second
 	}
+	if p.short && !given["for"] {
+		p.soakFor = 30 * time.Second
+	}
+	switch {
+	case given["test"]:
+	case p.short:
+		*tests = strings.Join(allTests, ",")
+	default:
+		*tests = "fairness,memory,loss"
+	}
 	var err error
 	if p.contestants, err = contestant.Select(*only); err != nil {
 		return nil, err
@@ -99,6 +113,9 @@ func parsePlan(args []string) (*plan, error) {
 	}
 	if p.duration < time.Second || p.duration > 5*time.Minute {
 		return nil, fmt.Errorf("-duration %v is not from 1s to 5m", p.duration)
+	}
+	if p.soakFor < 20*time.Second || p.soakFor > 24*time.Hour {
+		return nil, fmt.Errorf("-for %v is not from 20s to 24h", p.soakFor)
 	}
 	if f.NArg() > 0 {
 		return nil, fmt.Errorf("unexpected %q", f.Args())
@@ -122,6 +139,10 @@ type size struct {
 	each      float64 // bytes more per tunnel or client
 	partial   float64 // the same, for a partial record in an event loop
 	buffered  float64 // and for one with goroutines whose length is known
+
+	soakStay int    // WebSockets that stay
+	soakRate string // of their messages
+	soakTrip time.Duration
 }
 
 // recordBuffer is what crypto/tls takes for a record as soon as it knows its length. It
@@ -133,10 +154,12 @@ var (
 	full = size{
 		flooders: 4, flood: 16 << 20, patience: 5 * time.Second, warmUps: 10, handshakes: 10000, tunnels: 5000, ends: 500, settle: 6 * time.Second,
 		worstTrip: 100 * time.Millisecond, growth: 16 << 20, each: 4 << 10, partial: 4 << 10, buffered: 4 << 10,
+		soakStay: 3000, soakRate: "500", soakTrip: 2 * time.Second,
 	}
 	small = size{
 		flooders: 1, flood: 32 << 20, patience: 3 * time.Second, warmUps: 3, handshakes: 500, tunnels: 300, ends: 100, settle: 300 * time.Millisecond,
 		worstTrip: time.Second, growth: 16 << 20, each: 16 << 10, partial: 4 << 10, buffered: recordBuffer,
+		soakStay: 300, soakRate: "100", soakTrip: 5 * time.Second,
 	}
 )
 
@@ -160,8 +183,8 @@ func (p *plan) run(ctx context.Context) error {
 			return err
 		}
 	}
-	y := &yard{lab, size, p.duration, p.seed, &r}
-	tests := map[string]func(context.Context, contestant.Contestant) error{"fairness": y.fairness, "memory": y.memory, "loss": y.loss}
+	y := &yard{lab, size, p.duration, p.soakFor, p.seed, &r}
+	tests := map[string]func(context.Context, contestant.Contestant) error{"fairness": y.fairness, "memory": y.memory, "loss": y.loss, "soak": y.soak}
 	for _, test := range p.tests {
 		for _, c := range p.contestants {
 			start := time.Now()
@@ -181,6 +204,11 @@ func (p *plan) run(ctx context.Context) error {
 			return err
 		}
 	}
+	if p.plot != "" && len(r.Soak) > 0 {
+		if err := os.WriteFile(p.plot, []byte(r.Soak[0].plot(r.Machine)), 0o644); err != nil {
+			return err
+		}
+	}
 	return r.verdict()
 }
 
@@ -189,6 +217,7 @@ type yard struct {
 	lab      *contestant.Lab
 	size     size
 	duration time.Duration
+	soakFor  time.Duration
 	seed     uint64
 	results  *results
 }

@@ -18,6 +18,7 @@ type results struct {
 	Fairness []fairnessResult  `json:"fairness,omitempty"`
 	Memory   []memoryResult    `json:"memory,omitempty"`
 	Loss     []lossResult      `json:"loss,omitempty"`
+	Soak     []soakResult      `json:"soak,omitempty"`
 }
 
 // limits are what ours may not exceed.
@@ -53,6 +54,11 @@ func (r *results) verdict() error {
 	for _, l := range r.Loss {
 		if isOurs(l.Contestant) && l.fault() != "" {
 			errs = append(errs, fmt.Errorf("%s, %s by the %s, relay over %s: %s", l.Contestant, l.Way, l.By, l.leg(), l.fault()))
+		}
+	}
+	for _, s := range r.Soak {
+		for _, fault := range s.faults() {
+			errs = append(errs, fmt.Errorf("%s, soak: %s", s.Contestant, fault))
 		}
 	}
 	return errors.Join(errs...)
@@ -113,6 +119,9 @@ func (r *results) markdown() string {
 	}
 	if len(r.Loss) > 0 {
 		r.writeLoss(&b)
+	}
+	if len(r.Soak) > 0 {
+		r.writeSoak(&b)
 	}
 	var versions []string
 	for name, version := range r.Versions {
