@@ -140,9 +140,8 @@ type size struct {
 	partial   float64 // the same, for a partial record in an event loop
 	buffered  float64 // and for one with goroutines whose length is known
 
-	soakStay int    // WebSockets that stay
-	soakRate string // of their messages
-	soakTrip time.Duration
+	soakGroups int // of WebSockets that stay
+	soakTrip   time.Duration
 }
 
 // recordBuffer is what crypto/tls takes for a record as soon as it knows its length. It
@@ -154,12 +153,12 @@ var (
 	full = size{
 		flooders: 4, flood: 16 << 20, patience: 5 * time.Second, warmUps: 10, handshakes: 10000, tunnels: 5000, ends: 500, settle: 6 * time.Second,
 		worstTrip: 100 * time.Millisecond, growth: 16 << 20, each: 4 << 10, partial: 4 << 10, buffered: 4 << 10,
-		soakStay: 3000, soakRate: "500", soakTrip: 2 * time.Second,
+		soakGroups: 12, soakTrip: 2 * time.Second,
 	}
 	small = size{
 		flooders: 1, flood: 32 << 20, patience: 3 * time.Second, warmUps: 3, handshakes: 500, tunnels: 300, ends: 100, settle: 300 * time.Millisecond,
 		worstTrip: time.Second, growth: 16 << 20, each: 16 << 10, partial: 4 << 10, buffered: recordBuffer,
-		soakStay: 300, soakRate: "100", soakTrip: 5 * time.Second,
+		soakGroups: 1, soakTrip: 5 * time.Second,
 	}
 )
 

@@ -44,6 +44,8 @@ type soakSample struct {
 
 const (
 	soakQuiet = 50
+	soakGroup = 250  // WebSockets that stay are opened at once, and take turns
+	soakPace  = "40" // messages a second of a group
 	// generation is how long WebSockets stay that others come and go beside.
 	generation = 5 * time.Minute
 	soakRound  = 5 * time.Second // between two looks at whether it is over
@@ -162,12 +164,19 @@ func (s *soak) run(ctx context.Context) error {
 
 	var parts sync.WaitGroup
 	for name, part := range map[string]func(context.Context) error{
-		"WebSockets that stay": s.stay, "WebSockets that come and go": s.churn, "WebSockets that end": s.end,
+		"WebSockets that come and go": s.churn, "WebSockets that end": s.end,
 		"attacks": s.attack, "reloads": s.reloadOften, "samples": s.sample,
 	} {
 		parts.Go(func() {
 			if err := part(ctx); err != nil {
 				cancel(fmt.Errorf("%s: %w", name, err))
+			}
+		})
+	}
+	for range s.y.size.soakGroups {
+		parts.Go(func() {
+			if err := s.stay(ctx); err != nil {
+				cancel(fmt.Errorf("WebSockets that stay: %w", err))
 			}
 		})
 	}
@@ -196,7 +205,7 @@ func (s *soak) open(ctx context.Context, n int) (*load.Tunnels, error) {
 			s.opened.Add(int64(n))
 			return tunnels, nil
 		}
-		if tries == 3 || ctx.Err() != nil {
+		if tries == 5 || ctx.Err() != nil {
 			return nil, err
 		}
 		s.retried.Add(1)
@@ -206,11 +215,11 @@ func (s *soak) open(ctx context.Context, n int) (*load.Tunnels, error) {
 // stay has WebSockets send all the time.
 func (s *soak) stay(ctx context.Context) error {
 	for !s.over() {
-		tunnels, err := s.open(ctx, s.y.size.soakStay)
+		tunnels, err := s.open(ctx, soakGroup)
 		if err != nil {
 			return err
 		}
-		err = s.send(ctx, tunnels, s.y.size.soakRate, time.Now().Add(generation))
+		err = s.send(ctx, tunnels, soakPace, time.Now().Add(generation))
 		tunnels.Close()
 		if err != nil {
 			return err
