@@ -22,13 +22,14 @@ import (
 type soakResult struct {
 	Contestant string       `json:"contestant"`
 	Seconds    float64      `json:"seconds"`
-	Messages   int64        `json:"messages"`   // there and back, each byte compared
-	Opened     int64        `json:"opened"`     // WebSockets that came and went, besides those that were ended
-	Retried    int64        `json:"retried"`    // because a server that a reload replaced closed its connection
-	Reloads    int64        `json:"reloads"`    // of the configuration
-	Handshakes int64        `json:"handshakes"` // opened and dropped
-	Worst      float64      `json:"worst_ms"`   // round trip of a quiet WebSocket
-	Served     int          `json:"served"`     // quiet WebSockets that got each response in time
+	Messages   int64        `json:"messages"`        // there and back, each byte compared
+	Opened     int64        `json:"opened"`          // WebSockets that came and went, besides those that were ended
+	Retried    int64        `json:"retried"`         // because a server that a reload replaced closed its connection
+	Reloads    int64        `json:"reloads"`         // of the configuration
+	Handshakes int64        `json:"handshakes"`      // opened and dropped
+	Worst      float64      `json:"worst_ms"`        // round trip of a quiet WebSocket
+	Floor      float64      `json:"direct_worst_ms"` // the same without a proxy
+	Served     int          `json:"served"`          // quiet WebSockets that got each response in time
 	Quiet      int          `json:"quiet"`
 	Samples    []soakSample `json:"samples"`
 	Ends       []lossResult `json:"ends"`
@@ -156,6 +157,11 @@ func (s *soak) run(ctx context.Context) error {
 		return err
 	}
 	defer quiet.Close()
+	direct, err := load.OpenQuiet(ctx, load.NewTarget(s.relay.Addr, contestant.RelayName, s.y.lab.Certs.Pool), 1)
+	if err != nil {
+		return err
+	}
+	defer direct.Close()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var stop context.CancelFunc
@@ -180,13 +186,17 @@ func (s *soak) run(ctx context.Context) error {
 			}
 		})
 	}
+	var floor []load.Trips
+	parts.Go(func() { floor = direct.Probe(ctx, 4*quietPeriod, s.y.soakFor) })
 	trips := quiet.Probe(ctx, 4*quietPeriod, s.y.soakFor)
 	parts.Wait()
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	s.Floor = slices.Max(append(floor[0].Times, 0)).Seconds() * 1e3
+	limit := s.y.size.soakTrip + slices.Max(append(floor[0].Times, 0))
 	for _, t := range trips {
-		if t.Err == nil && len(t.Times) > 0 && slices.Max(t.Times) <= s.y.size.soakTrip {
+		if t.Err == nil && len(t.Times) > 0 && slices.Max(t.Times) <= limit {
 			s.Served++
 		}
 		s.Worst = max(s.Worst, slices.Max(append(t.Times, 0)).Seconds()*1e3)

@@ -53,7 +53,7 @@ func (h held) growth(all []soakSample) (growth, mean float64) {
 // faults says what a proxy promises and did not keep.
 func (s *soakResult) faults() (faults []string) {
 	if s.Served < s.Quiet {
-		faults = append(faults, fmt.Sprintf("%d of %d quiet tunnels were served; the worst took %s ms", s.Served, s.Quiet, number(s.Worst)))
+		faults = append(faults, fmt.Sprintf("%d of %d quiet tunnels were served; the worst took %s ms, without a proxy %s", s.Served, s.Quiet, number(s.Worst), number(s.Floor)))
 	}
 	for _, end := range s.Ends {
 		if end.fault() != "" {
@@ -78,14 +78,14 @@ func (s *soakResult) ended() (sum lossResult) {
 func (r *results) writeSoak(b *strings.Builder) {
 	fmt.Fprintf(b, "### Soak\n\nAll at once. Growth: over the last third, by the line that fits best; at most %.0f %% of the mean, or %.0f MiB, %.0f goroutines, %.0f descriptors.\n\n",
 		mostGrowth*100, heldFigures[0].grace, heldFigures[1].grace, heldFigures[2].grace)
-	writeHeader(b, "", "minutes", "messages", "opened", "ended", "lost", "dropped", "reloads", "tried again", "worst, ms", "memory", "goroutines", "descriptors", "")
+	writeHeader(b, "", "minutes", "messages", "opened", "ended", "lost", "dropped", "reloads", "tried again", "worst, ms", "direct", "memory", "goroutines", "descriptors", "")
 	for _, s := range r.Soak {
 		cells := []string{s.Contestant, number(s.Seconds / 60)}
 		ended := s.ended()
 		for _, n := range []int64{s.Messages, s.Opened, int64(ended.Tunnels)} {
 			cells = append(cells, fmt.Sprint(n))
 		}
-		cells = append(cells, bytesText(float64(ended.Lost)), fmt.Sprint(s.Handshakes), fmt.Sprint(s.Reloads), fmt.Sprint(s.Retried), number(s.Worst))
+		cells = append(cells, bytesText(float64(ended.Lost)), fmt.Sprint(s.Handshakes), fmt.Sprint(s.Reloads), fmt.Sprint(s.Retried), number(s.Worst), number(s.Floor))
 		for _, h := range heldFigures[:3] {
 			growth, mean := h.growth(s.Samples)
 			cells = append(cells, fmt.Sprintf("%s (%+.1f)", number(mean), growth))
