@@ -315,7 +315,10 @@ func (s *soak) sample(ctx context.Context) error {
 			return ctx.Err()
 		case <-time.After(max(s.y.soakFor/sampled, time.Second/4)):
 		}
+		// A reload replaces the admin endpoint, too.
+		s.ends.opening.RLock()
 		sample, err := s.look(ctx)
+		s.ends.opening.RUnlock()
 		if err != nil {
 			return err
 		}
