@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -147,7 +148,7 @@ func (s *soak) reload(ctx context.Context) error {
 	if response.StatusCode != http.StatusOK {
 		return fmt.Errorf("loading the configuration: %s", response.Status)
 	}
-	return sleep(ctx, time.Second) // the old servers go a moment after the response
+	return load.Sleep(ctx, time.Second) // the old servers go a moment after the response
 }
 
 // run ends with the first error, or when the time is over.
@@ -286,7 +287,7 @@ func (s *soak) attack(ctx context.Context) error {
 		if _, err := s.target.FloodKeyUpdates(ctx, 1<<20, time.Second); err != nil {
 			s.retried.Add(1)
 		}
-		if err := sleep(ctx, time.Second); err != nil {
+		if err := load.Sleep(ctx, time.Second); err != nil {
 			return err
 		}
 	}
@@ -335,7 +336,6 @@ func (s *soak) look(ctx context.Context) (soakSample, error) {
 	if err != nil {
 		return soakSample{}, err
 	}
-	w := watch{subject: s.subject}
 	goroutines, err := s.goroutines(ctx)
 	if err != nil {
 		return soakSample{}, err
@@ -345,7 +345,7 @@ func (s *soak) look(ctx context.Context) (soakSample, error) {
 			Failures float64 `json:"handshake_failures_total"`
 		}
 	}
-	err = w.get(ctx, "/watchrtc_proxy/status", &status)
+	err = s.proxy.Get(ctx, "/watchrtc_proxy/status", func(body io.Reader) error { return json.NewDecoder(body).Decode(&status) })
 	sample := soakSample{Memory: float64(memory) / (1 << 20), Descriptors: float64(len(descriptors)), Goroutines: goroutines}
 	for _, upstream := range status.Upstreams {
 		sample.Failures += upstream.Failures
@@ -354,18 +354,9 @@ func (s *soak) look(ctx context.Context) (soakSample, error) {
 }
 
 func (s *soak) goroutines(ctx context.Context) (n float64, err error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.proxy.Admin+"/debug/pprof/goroutine?debug=1", nil)
-	if err != nil {
-		return 0, err
-	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return 0, err
-	}
-	defer response.Body.Close()
-	if _, err = fmt.Fscanf(response.Body, "goroutine profile: total %g", &n); err != nil {
-		return 0, err
-	}
-	_, err = io.Copy(io.Discard, response.Body)
+	err = s.proxy.Get(ctx, "/debug/pprof/goroutine?debug=1", func(body io.Reader) error {
+		_, err := fmt.Fscanf(body, "goroutine profile: total %g", &n)
+		return err
+	})
 	return n, err
 }
