@@ -88,6 +88,7 @@ func TestIdleOverslept(t *testing.T) {
 // A client that takes what it is sent is not idle, however slowly, and one that takes
 // nothing is.
 func TestIdleSlowClient(t *testing.T) {
+	t.Parallel()
 	for _, kind := range engineKinds {
 		t.Run(kind.name, func(t *testing.T) {
 			r := newFixture(t, 0)
