@@ -129,6 +129,7 @@ func (s *stopLimit) track(r *http.Request) {
 
 // clientConn is a client's connection.
 type clientConn struct {
+	net.Conn
 	carried atomic.Int32 // nothing, others or ours
 }
 
@@ -146,7 +147,7 @@ type connKey struct{}
 // connContext registers a connection as soon as there is one, for a request over
 // HTTP/2 may come to its handler when its connection is closed already.
 func (s *stopLimit) connContext(ctx context.Context, conn net.Conn) context.Context {
-	client := new(clientConn)
+	client := &clientConn{Conn: conn}
 	s.conns.Store(conn, client)
 	return context.WithValue(ctx, connKey{}, client)
 }

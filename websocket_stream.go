@@ -39,6 +39,9 @@ func (t *roundTrip) openStream(relay tunnel.Leg) error {
 		t.tunnelHTTP3(newHTTP3Stream(streamer.HTTPStream()), relay)
 		return nil
 	}
+	if conn, ok := t.r.Context().Value(connKey{}).(*clientConn); ok {
+		tunnel.NoticeVanished(conn.Conn)
+	}
 	clearDeadlines(inner)
 	if t.open(tunnel.StreamLeg(t.w, innermostBody(t.r)), relay).Wait() {
 		panic(http.ErrAbortHandler) // RST_STREAM: an abnormal end stays one

@@ -33,21 +33,24 @@ const namespaceVar = "WATCHRTC_E2E_NAMESPACE"
 // TestOutOfPorts has all of it in a network namespace, as ports are the machine's.
 func TestOutOfPorts(t *testing.T) {
 	if os.Getenv(namespaceVar) == "" {
-		runInNamespace(t)
+		runInNamespace(t, 2*time.Minute)
 		return
 	}
-	narrowPorts(t)
+	bringUpLoopback(t)
+	if err := os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte(portRange), 0); err != nil {
+		t.Fatal(err)
+	}
 	outOfPorts.test(t, newFaultSite(t))
 }
 
 // runInNamespace runs the test in a process that has a network of its own.
-func runInNamespace(t *testing.T) {
+func runInNamespace(t *testing.T, timeout time.Duration) {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), self, "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=2m")
+	cmd := exec.CommandContext(t.Context(), self, "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout="+timeout.String())
 	cmd.Env = append(os.Environ(), namespaceVar+"=1", "WATCHRTC_E2E_CADDY="+caddy.Binary())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
 	out, err := cmd.CombinedOutput()
@@ -57,8 +60,7 @@ func runInNamespace(t *testing.T) {
 	}
 }
 
-// narrowPorts brings the loopback interface up, and leaves few ports.
-func narrowPorts(t *testing.T) {
+func bringUpLoopback(t *testing.T) {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
 	if err != nil {
@@ -71,9 +73,6 @@ func narrowPorts(t *testing.T) {
 	}
 	lo.SetUint16(unix.IFF_UP)
 	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte(portRange), 0); err != nil {
 		t.Fatal(err)
 	}
 }

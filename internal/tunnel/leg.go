@@ -66,8 +66,19 @@ func ConnLeg(conn net.Conn, pending []byte, setsDeadlines bool) Leg {
 	if tlsConn, ok := conn.(*tls.Conn); ok {
 		releaseHandshake(tlsConn)
 	}
+	NoticeVanished(conn)
 	return &connLeg{Conn: conn, setsDeadlines: setsDeadlines, pending: pending}
 }
+
+// vanishTimeout is how long a peer may leave what it has been sent, or a probe of TCP
+// keep-alive, without an acknowledgement, and for how long it may take nothing at all
+// (RFC 5482). TCP alone would try for some 15 minutes (RFC 9293, section 3.8.3). Caddy has
+// probes 30 s apart at most, so it is all over in 105 s.
+const vanishTimeout = 75 * time.Second
+
+// NoticeVanished has the system end conn when its peer is gone without a word: a cable is
+// pulled, a firewall has forgotten the connection. It works on Linux, for TCP.
+func NoticeVanished(conn net.Conn) { withSocket(innermost(conn), limitSilenceOf) }
 
 func newSource(conn net.Conn, setsDeadlines bool) source {
 	if tlsConn, ok := conn.(*tls.Conn); ok && !setsDeadlines {

@@ -79,17 +79,18 @@ func passesOn(conn net.Conn) bool {
 var caddyWrappers = []string{"httpRedirectConn", "http2Conn"}
 
 func unsentOf(conn net.Conn) int {
+	n := unknown
+	withSocket(conn, func(fd int) { n = unsentIn(fd) })
+	return n
+}
+
+// withSocket calls f with the descriptor of conn, if it has one.
+func withSocket(conn net.Conn, f func(fd int)) {
 	c, ok := conn.(syscall.Conn)
 	if !ok {
-		return unknown
+		return
 	}
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return unknown
+	if raw, err := c.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { f(int(fd)) }) // closed, or f has been called
 	}
-	n := unknown
-	if err := raw.Control(func(fd uintptr) { n = unsentIn(int(fd)) }); err != nil {
-		return unknown
-	}
-	return n
 }
