@@ -124,7 +124,7 @@ func (h *hosts) kill(t *testing.T, i int) (revive func()) {
 		t.Fatal(err)
 	}
 	var listenErr error
-	if err := raw.Control(func(fd uintptr) { listenErr = syscall.Listen(int(fd), 0) }); err != nil || listenErr != nil {
+	if err := raw.Control(func(fd uintptr) { listenErr = limitBacklog(fd, 0) }); err != nil || listenErr != nil {
 		t.Fatal(err, listenErr)
 	}
 	filler, err := net.Dial("tcp", h.listeners[i].Addr().String())

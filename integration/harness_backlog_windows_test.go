@@ -1,0 +1,6 @@
+package integration_test
+
+import "syscall"
+
+// limitBacklog sets how many connections may wait to be accepted from fd.
+func limitBacklog(fd uintptr, n int) error { return syscall.Listen(syscall.Handle(fd), n) }
