@@ -208,9 +208,9 @@ func TestCaddyForwardedHeadersUnixSocket(t *testing.T) {
 }
 
 // TestCaddyInformationalResponses: a 103 has its own fields but none that concern one
-// connection, and takes and leaves nothing of the final response's.
+// connection or a body, and takes and leaves nothing of the final response's.
 func TestCaddyInformationalResponses(t *testing.T) {
-	overHTTP(t, func(t *testing.T, protocol string) {
+	check := func(t *testing.T, protocol string) {
 		relay := rawRelay(t, func(c *wstest.Conn) {
 			if _, err := c.ReadRequest(); err != nil {
 				return
@@ -224,9 +224,14 @@ func TestCaddyInformationalResponses(t *testing.T) {
 		})
 		site := mount(https(relay))
 		site.body = "header Strict-Transport-Security max-age=31536000\n" + site.body
-		p := start(t, site)
+		p := start(t, site.over(protocol))
+		client := p.client(t, protocol)
+		if protocol == http3x {
+			p.settleQUIC(t)
+			client.Transport = http3Transport(t, nil)
+		}
 		r, seen := hints(request(t, "GET", p.url("/websocket/trace"), nil))
-		response, body := ask(t, p.client(t, protocol), r)
+		response, body := ask(t, client, r)
 		wantBody(t, body, "body")
 		wantField(t, response.Header, "Strict-Transport-Security", "max-age=31536000")
 		wantField(t, response.Header, "Link", "")
@@ -240,7 +245,10 @@ func TestCaddyInformationalResponses(t *testing.T) {
 		}
 		wantField(t, got[0].header, "Connection", "")
 		wantField(t, got[0].header, "X-Internal", "")
-	})
+		wantField(t, got[0].header, "Content-Length", "")
+	}
+	overHTTP(t, check)
+	t.Run(http3x, func(t *testing.T) { check(t, http3x) })
 }
 
 // TestCaddyStripsHopByHop101: the same for a 101, where Connection and Upgrade stay.

@@ -78,11 +78,19 @@ var shortages = []syscall.Errno{
 	syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL, syscall.EADDRINUSE, syscall.ENOBUFS, syscall.ENOMEM,
 }
 
-// shortage goes by the text, since Caddy's DialError hides its cause.
 func (e *Error) shortage() bool {
-	return (e.Stage == StageDNS || e.Stage == StageConnect) && slices.ContainsFunc(shortages, func(errno syscall.Errno) bool {
-		return strings.Contains(e.text, errno.Error())
-	})
+	return (e.Stage == StageDNS || e.Stage == StageConnect) && isShortage(e.err)
+}
+
+// isShortage reports whether a connection failed for a shortage, and those to several
+// addresses for nothing else: where this machine has no IPv6, an address of IPv6 always
+// fails with EADDRNOTAVAIL. It goes by the text, since Caddy's DialError hides its cause.
+func isShortage(err error) bool {
+	var all *allFailed
+	if errors.As(err, &all) {
+		return !slices.ContainsFunc(all.each, func(f failed) bool { return !isShortage(f.err) })
+	}
+	return slices.ContainsFunc(shortages, func(errno syscall.Errno) bool { return strings.Contains(err.Error(), errno.Error()) })
 }
 
 // Timeout reports whether the relay took too long.

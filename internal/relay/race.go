@@ -173,14 +173,15 @@ func (r *race) failed(i int, err error) {
 }
 
 // over remembers, where the time was up, which addresses have kept it waiting, so that
-// others have their turn the next time. That a client has given up says nothing.
+// others have their turn the next time. The last has had the least time, and is left out
+// where there is no other to have a turn. That a client has given up says nothing.
 func (r *race) over(ctx context.Context) {
 	var limit *TimeoutError
 	if !errors.As(context.Cause(ctx), &limit) {
 		return
 	}
 	for i := range r.pending {
-		if i < r.started-1 {
+		if i < r.started-1 || r.started < len(r.addrs) {
 			r.name.noteFailed(r.addrs[i])
 		}
 	}
@@ -197,7 +198,7 @@ type failed struct {
 // error returns one error for all.
 func (f failures) error() error {
 	stage, text, cause := f.sum()
-	return &dialError{stage, &allFailed{text, cause}}
+	return &dialError{stage, &allFailed{f, text, cause}}
 }
 
 // sum returns the stage that was reached, and the error of the address that got so far,
@@ -224,6 +225,7 @@ func (f failures) sum() (stage Stage, text string, cause error) {
 
 // allFailed is the error of several addresses.
 type allFailed struct {
+	each  failures
 	text  string
 	cause error
 }

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -243,6 +245,30 @@ func TestRaceEnds(t *testing.T) {
 	}
 }
 
+// TestRaceShortOfTime has a handshake_timeout that is over before a second address is
+// tried: the next time it is.
+func TestRaceShortOfTime(t *testing.T) {
+	for name, c := range map[string]*course{
+		"dead":              {hosts: []host{dead, good}, delay: connectDelay},
+		"a stopped process": {hosts: []host{stopped, good}, delay: connectDelay},
+		"without delay":     {hosts: []host{stopped, good}, delay: -1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithCancelCause(t.Context())
+				time.AfterFunc(200*ms, func() { cancel(&TimeoutError{200 * ms}) })
+				if winner, _, err := c.run(ctx); err == nil {
+					t.Errorf("%s wins before its time", winner)
+				}
+				synctest.Wait()
+				if winner, _, err := c.run(t.Context()); winner != "1" || c.tried[0] != "1@0" {
+					t.Errorf("the next time %s wins (%v), tried %s; want 1 at once", winner, err, c.tried)
+				}
+			})
+		})
+	}
+}
+
 // TestRaceErrors has all addresses fail: the error is that of the one that got furthest,
 // and tells of each.
 func TestRaceErrors(t *testing.T) {
@@ -283,5 +309,33 @@ func TestRaceErrors(t *testing.T) {
 	failure := (&Relay{}).failure(t.Context(), err)
 	if len(failure.Error()) > 2*maxText || !strings.Contains(failure.Error(), "64 addresses failed: dial tcp 10.0.0.0:443") {
 		t.Error(failure)
+	}
+}
+
+// TestShortage: a relay is down where one of its addresses fails for another reason than
+// that this machine is short of something. Without IPv6, as in many containers, each
+// address of IPv6 "cannot be assigned".
+func TestShortage(t *testing.T) {
+	dial := func(errno syscall.Errno) error {
+		return &dialError{StageConnect, &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", errno)}}
+	}
+	for _, test := range []struct {
+		errs []error
+		down bool
+	}{
+		{[]error{dial(syscall.ECONNREFUSED)}, true},
+		{[]error{dial(syscall.EADDRNOTAVAIL)}, false},
+		{[]error{dial(syscall.EMFILE), dial(syscall.EADDRNOTAVAIL)}, false},
+		{[]error{dial(syscall.ECONNREFUSED), dial(syscall.EADDRNOTAVAIL)}, true},
+		{[]error{dial(syscall.EADDRNOTAVAIL), dial(syscall.ECONNREFUSED)}, true},
+		{[]error{dial(syscall.EADDRNOTAVAIL), &dialError{StageTLS, errors.New("distrusted")}}, true},
+	} {
+		var all failures
+		for _, err := range test.errs {
+			all = append(all, failed{netip.MustParseAddr("::1"), err})
+		}
+		if failure := new(Relay).failure(t.Context(), all.error()); failure.Down() != test.down {
+			t.Errorf("%v: down is %t, want %t", failure, !test.down, test.down)
+		}
 	}
 }
