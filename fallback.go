@@ -88,11 +88,11 @@ func (t *roundTrip) pass1xx(code int, fields textproto.MIMEHeader) error {
 	from := http.Header(fields)
 	forward.StripResponse(from)
 	maps.Copy(header, from)
+	delete(header, "Content-Length") // RFC 9110, section 8.6
 	if t.r.ProtoMajor == 2 {
-		// This is not sent (RFC 9110, section 8.6), but has net/http copy the header first.
-		// Otherwise it may still be reading it when WriteHeader has returned, as the client
-		// has reset the stream, and the next lines would crash the process. HTTP/3 would
-		// send it.
+		// This is not sent, but has net/http copy the header first. Otherwise it may still
+		// be reading it when WriteHeader has returned, as the client has reset the stream,
+		// and the next lines would crash the process. HTTP/3 would send it.
 		header["Content-Length"] = []string{"0"}
 	}
 	t.w.WriteHeader(code)

@@ -215,7 +215,7 @@ func TestCaddyInformationalResponses(t *testing.T) {
 			if _, err := c.ReadRequest(); err != nil {
 				return
 			}
-			fields := []string{"Link: </style.css>; rel=preload", "Connection: X-Internal", "X-Internal: gone"}
+			fields := []string{"Link: </style.css>; rel=preload", "Connection: X-Internal", "X-Internal: gone", "Content-Length: 3"}
 			for name, value := range hopByHop {
 				fields = append(fields, name+": "+value)
 			}

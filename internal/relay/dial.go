@@ -182,17 +182,15 @@ func overTLS(config *tls.Config, timeout time.Duration, protocols []string, conn
 	}
 }
 
-// named returns config with the name to verify: tls_server_name, in which Caddy
-// replaces placeholders per request, or else host.
+// serverNameKey is where a context has the name to verify, if tls_server_name has
+// placeholders.
+type serverNameKey struct{}
+
+// named returns config with the name to verify: tls_server_name, or else host.
 func named(config *tls.Config, ctx context.Context, host string) *tls.Config {
-	name := config.ServerName
-	switch {
-	case name == "":
-		name = host
-	case strings.Contains(name, "{"):
-		if repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-			name = repl.ReplaceAll(name, "")
-		}
+	name := cmp.Or(config.ServerName, host)
+	if replaced, ok := ctx.Value(serverNameKey{}).(string); ok {
+		name = replaced
 	}
 	if name == config.ServerName {
 		return config

@@ -13,9 +13,11 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
@@ -40,7 +42,8 @@ type Relay struct {
 	// do something that it does not.
 	pool *http1.Pool
 
-	namesClients bool // by the transport's proxy_protocol
+	namesClients bool   // by the transport's proxy_protocol
+	serverName   string // the transport's tls_server_name
 
 	notAfter atomic.Int64 // Unix time; 0 before the first connection over TLS
 }
@@ -83,6 +86,7 @@ func New(target Target, t *reverseproxy.HTTPTransport, options Options) *Relay {
 	if rt.TLSClientConfig == nil {
 		rt.TLSClientConfig = new(tls.Config)
 	}
+	r.serverName = rt.TLSClientConfig.ServerName
 	// A TLS handshake that builds on an earlier one spares both sides the
 	// certificates (RFC 8446, section 2.2).
 	rt.TLSClientConfig.ClientSessionCache = tls.NewLRUClientSessionCache(0)
@@ -149,6 +153,7 @@ func onProxyConnect(_ context.Context, _ *url.URL, _ *http.Request, response *ht
 func (r *Relay) RoundTrip(req *http.Request) (*http.Response, error) {
 	var response *http.Response
 	var err error
+	req = r.naming(req)
 	if r.pool != nil && http1.Takes(req) {
 		response, err = r.pool.RoundTrip(req)
 	} else {
@@ -165,12 +170,24 @@ func (r *Relay) RoundTrip(req *http.Request) (*http.Response, error) {
 // is like RoundTrip.
 func (r *Relay) Handshake(req *http.Request) (*http.Response, net.Conn, error) {
 	var conn net.Conn
+	req = r.naming(req)
 	req = req.WithContext(httptrace.WithClientTrace(owned(req.Context()), &httptrace.ClientTrace{
 		GotConn: func(info httptrace.GotConnInfo) { conn = info.Conn },
 	}))
 	response, err := r.handshakes.RoundTrip(req)
 	response, err = r.checked(req, response, err)
 	return response, conn, err
+}
+
+// naming returns req with the name to verify, if tls_server_name has placeholders. They
+// are replaced now: an attempt to connect may go on when the request is over, and they may
+// read what other handlers write by then.
+func (r *Relay) naming(req *http.Request) *http.Request {
+	repl, ok := req.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok || !strings.Contains(r.serverName, "{") {
+		return req
+	}
+	return req.WithContext(context.WithValue(req.Context(), serverNameKey{}, repl.ReplaceAll(r.serverName, "")))
 }
 
 // checked refuses a status with which no response can be passed on.

@@ -1,0 +1,64 @@
+package relay
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+)
+
+// TestServerNameOfTheRequest has a connection come when its request is over. The
+// placeholders of tls_server_name may read what the handlers that come next write, the
+// variables of a handle_errors for one, and Go ends a process that does both at once.
+func TestServerNameOfTheRequest(t *testing.T) {
+	for name, send := range map[string]func(*Relay, *http.Request) error{
+		"WebSocket":      func(r *Relay, req *http.Request) error { _, _, err := r.Handshake(req); return err },
+		"http.Transport": func(r *Relay, req *http.Request) error { _, err := r.RoundTrip(req); return err },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dialing, arrive := make(chan struct{}), make(chan struct{})
+			near, far := net.Pipe()
+			transport := &reverseproxy.HTTPTransport{Transport: &http.Transport{
+				TLSClientConfig: &tls.Config{ServerName: "{sni}"},
+				DialContext: func(context.Context, string, string) (net.Conn, error) {
+					close(dialing)
+					<-arrive
+					return near, nil
+				},
+			}}
+			r := New(Target{TLS: true, Host: "192.0.2.1"}, transport, Options{})
+
+			var over, late atomic.Bool
+			repl := caddy.NewEmptyReplacer()
+			repl.Map(func(string) (any, bool) {
+				late.Store(late.Load() || over.Load())
+				return "relay.example", true
+			})
+			ctx, cancel := context.WithCancel(context.WithValue(t.Context(), caddy.ReplacerCtxKey, repl))
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://192.0.2.1/", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			go func() {
+				<-dialing
+				cancel()
+			}()
+			var failure *Error
+			if err := send(r, req); !errors.As(err, &failure) || failure.Stage != StageCanceled {
+				t.Fatal(err)
+			}
+			over.Store(true)
+			close(arrive)
+			far.Read(make([]byte, 1)) // until the connection is closed
+			if late.Load() {
+				t.Error("the request's placeholders are read when it is over")
+			}
+		})
+	}
+}
