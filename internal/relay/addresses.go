@@ -10,9 +10,11 @@ import (
 )
 
 const (
-	// maxAddresses bounds how many addresses of one name are tried, and how many are
-	// remembered to have failed.
+	// maxAddresses bounds how many addresses of one name are tried in a row.
 	maxAddresses = 64
+	// maxFailed bounds how many addresses of one name are remembered to have failed. It is
+	// more than are tried in a row, so that each of many has its turn.
+	maxFailed = 1024
 	// maxNames bounds how many names are remembered. There are as many as relays are
 	// configured; more only where the name of a forward proxy holds placeholders.
 	maxNames = 1024
@@ -184,7 +186,7 @@ func (n *name) noteFailed(addr netip.Addr) {
 		n.failed = make(map[netip.Addr]time.Time)
 	}
 	n.failed[addr] = time.Now()
-	if len(n.failed) <= maxAddresses {
+	if len(n.failed) <= maxFailed {
 		return
 	}
 	oldest := addr

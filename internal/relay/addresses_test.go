@@ -94,13 +94,13 @@ func TestMemoryIsBounded(t *testing.T) {
 
 		addr := netip.MustParseAddr("10.0.0.1")
 		var many []netip.Addr
-		for range 3 * maxAddresses {
+		for range maxFailed + 100 {
 			time.Sleep(1)
 			first.noteFailed(addr)
 			many = append(many, addr)
 			addr = addr.Next()
 		}
-		if len(first.failed) != maxAddresses {
+		if len(first.failed) != maxFailed {
 			t.Errorf("%d failures are known", len(first.failed))
 		}
 		if _, ok := first.failed[many[len(many)-1]]; !ok {

@@ -245,6 +245,24 @@ func TestRaceEnds(t *testing.T) {
 	}
 }
 
+// TestRaceManyAddresses has the last of many addresses alone be good: each has its turn.
+func TestRaceManyAddresses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &course{hosts: make([]host, 250), delay: connectDelay}
+		for i := range c.hosts[1:] {
+			c.hosts[i] = refused
+		}
+		for range 250 / maxAddresses {
+			if winner, _, err := c.run(t.Context()); err == nil {
+				t.Errorf("%s wins before its turn", winner)
+			}
+		}
+		if winner, _, err := c.run(t.Context()); winner != "249" {
+			t.Errorf("%q (%v), want 249", winner, err)
+		}
+	})
+}
+
 // TestRaceShortOfTime has a handshake_timeout that is over before a second address is
 // tried: the next time it is.
 func TestRaceShortOfTime(t *testing.T) {
