@@ -85,6 +85,25 @@ func TestIdleOverslept(t *testing.T) {
 	}
 }
 
+// The same when it is suspended again before the second look.
+func TestIdleOversleptTwice(t *testing.T) {
+	inBubble(t, 0, func(r *fixture) {
+		c := r.openIdle(idle)
+		c.playBoth()
+		for suspended := range 3 {
+			c.active.Store(int64(time.Since(c.opened) - time.Duration(suspended+2)*idle))
+			c.checkIdle()
+		}
+		c.client.send(wstest.Message("a"))
+		r.noneEnded()
+		time.Sleep(idle - time.Second)
+		r.noneEnded()
+		if s := r.summary(); s.Reason != "idle" {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
 // A client that takes what it is sent is not idle, however slowly, and one that takes
 // nothing is.
 func TestIdleSlowClient(t *testing.T) {

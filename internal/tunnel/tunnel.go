@@ -88,13 +88,14 @@ type Tunnel struct {
 
 	// mu protects what follows.
 	mu            sync.Mutex
-	idleTimer     *time.Timer // nil without an idle timeout
-	doubted       bool        // it seems idle, and is looked at once more
-	waiting       int         // what was on its way when it was doubted
-	endTimer      *time.Timer // fires when linger is over
-	cutoff        time.Time   // all is over by then; zero: linger after both directions
-	ended         int         // directions that have ended
-	over          bool        // nothing is left to be done
+	idleTimer     *time.Timer   // nil without an idle timeout
+	due           time.Duration // what is left of idle when idleTimer fires in time
+	doubted       bool          // it seems idle, and is looked at once more
+	waiting       int           // what was on its way when it was doubted
+	endTimer      *time.Timer   // fires when linger is over
+	cutoff        time.Time     // all is over by then; zero: linger after both directions
+	ended         int           // directions that have ended
+	over          bool          // nothing is left to be done
 	aborted       bool
 	relayOutcome  outcome // of toRelay, when that has ended
 	clientOutcome outcome // of toClient
@@ -240,20 +241,22 @@ const (
 func (t *Tunnel) checkIdle() {
 	rest := t.idle - (time.Since(t.opened) - time.Duration(t.active.Load()))
 	waiting := t.client.unsent() + t.relay.unsent()
+	wait := rest
 	t.mu.Lock()
-	switch {
+	switch late := rest <= t.due-oversleep; {
 	case rest > 0:
 		t.doubted = false
-	case !t.doubted && (rest <= -oversleep || waiting > 0):
-		t.doubted, t.waiting, rest = true, waiting, secondLook
+	case late, !t.doubted && waiting > 0:
+		t.doubted, t.waiting, wait = true, waiting, secondLook
 	case t.doubted && waiting != t.waiting:
-		t.doubted, rest = false, t.idle
+		t.doubted, wait = false, t.idle
 	}
-	if rest > 0 && !t.over {
-		t.idleTimer.Reset(rest)
+	if wait > 0 && !t.over {
+		t.due = rest - wait
+		t.idleTimer.Reset(wait)
 	}
 	t.mu.Unlock()
-	if rest <= 0 {
+	if wait <= 0 {
 		t.goAway("idle")
 	}
 }
