@@ -79,18 +79,14 @@ func TestManyTunnels(t *testing.T) {
 // inParallel calls f for 0 to n-1, some at a time.
 func inParallel(n int, f func(i int)) {
 	var group sync.WaitGroup
-	next := make(chan int)
-	for range 8 {
+	slots := make(chan struct{}, 8)
+	for i := range n {
+		slots <- struct{}{}
 		group.Go(func() {
-			for i := range next {
-				f(i)
-			}
+			defer func() { <-slots }() // also when f gives the test up
+			f(i)
 		})
 	}
-	for i := range n {
-		next <- i
-	}
-	close(next)
 	group.Wait()
 }
 
