@@ -167,13 +167,15 @@ type streamedBody struct {
 	trailer http.Header             // of the outgoing request; nil where there can be none
 	allowed func(field string) bool // reports whether a trailer may go to the relay
 
-	ended  atomic.Bool // all of it has been read
-	closed chan struct{}
-	close  func()          // closes closed
+	ended  atomic.Bool     // all of it has been read
 	lost   <-chan struct{} // closed when the relay's connection has ended; nil where that is not known
 	pieces chan piece      // what is read while Read waits
-	reader atomic.Bool     // somebody reads a piece
 	buffer []byte          // of pieces
+
+	mu      sync.Mutex // protects what follows
+	closed  chan struct{}
+	close   func()         // closes closed
+	reading sync.WaitGroup // whoever reads a piece; nobody begins to when it is closed
 }
 
 // piece is what a read of the client's body has returned.
@@ -187,7 +189,11 @@ func newStreamedBody(t *roundTrip) *streamedBody {
 		r: t.r, w: t.w, left: t.h.MaxBodySize, allowed: t.h.rules.RequestTrailer,
 		closed: make(chan struct{}), pieces: make(chan piece, 1),
 	}
-	b.close = sync.OnceFunc(func() { close(b.closed) })
+	b.close = sync.OnceFunc(func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		close(b.closed)
+	})
 	return b
 }
 
@@ -248,12 +254,7 @@ func (b *streamedBody) readPiece(p []byte) (int, error) {
 		b.buffer = make([]byte, copyBufferSize)
 	}
 	p = p[:min(len(p), len(b.buffer))]
-	b.reader.Store(true)
-	go func(into []byte) {
-		n, err := b.r.Body.Read(into)
-		b.reader.Store(false)
-		b.pieces <- piece{n, err}
-	}(b.buffer[:len(p)])
+	b.begin(b.buffer[:len(p)])
 	select {
 	case read := <-b.pieces:
 		return copy(p, b.buffer[:read.n]), read.err
@@ -263,6 +264,21 @@ func (b *streamedBody) readPiece(p []byte) (int, error) {
 	case <-b.closed:
 		return 0, http.ErrBodyReadAfterClose
 	}
+}
+
+// begin begins to read a piece, unless b is closed.
+func (b *streamedBody) begin(into []byte) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	select {
+	case <-b.closed:
+		return
+	default:
+	}
+	b.reading.Go(func() {
+		n, err := b.r.Body.Read(into)
+		b.pieces <- piece{n, err}
+	})
 }
 
 // copyTrailer hands over the trailers, also those that were not announced.
@@ -280,17 +296,25 @@ func (b *streamedBody) Close() error {
 	return nil
 }
 
-// abandonedBody is how long net/http may go on discarding a body that nobody wants any
-// more: closing at once would reset the connection and could take the response along.
+// abandonedBody is how long a body is taken that nobody wants any more: closing at once
+// would reset the connection and could take the response along. net/http sees to that
+// itself where nothing wraps its body, but Caddy's read_idle_timeout does.
 const abandonedBody = time.Second
 
 // release ends the reader of a piece that has been given up, for which net/http would
 // wait.
 func (b *streamedBody) release() {
 	b.close()
-	if b.reader.Load() {
+	if !b.ended.Load() {
 		http.NewResponseController(b.w).SetReadDeadline(time.Now().Add(abandonedBody))
 	}
+}
+
+// discard takes what the client still sends, until abandonedBody is over.
+func (b *streamedBody) discard() {
+	b.release()
+	b.reading.Wait()
+	io.Copy(io.Discard, b.r.Body)
 }
 
 // errRelayLost ends a body that the relay is not there for any more.
@@ -327,6 +351,10 @@ func (t *roundTrip) writeResponse(response *http.Response) error {
 		t.abort()
 	}
 	writeTrailer(header, response.Trailer, announced)
+	if t.body.unread() && t.r.ProtoMajor == 1 {
+		t.flush()
+		t.body.stream.discard()
+	}
 	return nil
 }
 
