@@ -169,11 +169,13 @@ func TestErrorsNameTheRelay(t *testing.T) {
 					c.close()
 				}
 			}
-			p.stop(t)
 			want := []string{`"relay failed"`}
 			for _, words := range test.want {
 				want = append(want, strings.ReplaceAll(words, "RELAY", relay))
 			}
+			// It comes with the next summary if a relay before had the same port.
+			p.logs.wait(t, 1, want...)
+			p.stop(t)
 			if lines, _ := p.logs.matching(want...); len(lines) != 1 {
 				all, _ := p.logs.matching(`"relay failed"`)
 				t.Errorf("%s, %s: %d lines, want one for all; there are %q", name, way, len(lines), all)
