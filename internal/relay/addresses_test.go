@@ -69,7 +69,7 @@ func TestFailDuration(t *testing.T) {
 		want("10.0.0.3 10.0.0.1 10.0.0.2", 10*time.Second)
 		time.Sleep(6*time.Second - 1)
 		want("10.0.0.3 10.0.0.1 10.0.0.2", 10*time.Second)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		want("10.0.0.1 10.0.0.3 10.0.0.2", 10*time.Second)
 		n.noteWorks(addrs[1])
 		want(answer, 10*time.Second)
@@ -82,7 +82,7 @@ func TestMemoryIsBounded(t *testing.T) {
 		memory := nameMemory{known: make(map[nameKey]*name)}
 		first := memory.get(nameKey{address: "first:443"})
 		for i := range maxNames + 100 {
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			memory.get(nameKey{address: fmt.Sprint(i)})
 			if memory.get(nameKey{address: "first:443"}) != first {
 				t.Fatal("what is in use was forgotten")
@@ -95,7 +95,7 @@ func TestMemoryIsBounded(t *testing.T) {
 		addr := netip.MustParseAddr("10.0.0.1")
 		var many []netip.Addr
 		for range maxFailed + 100 {
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			first.noteFailed(addr)
 			many = append(many, addr)
 			addr = addr.Next()
