@@ -37,16 +37,24 @@ type conn struct {
 // before TLS begins.
 func (p *proxy) dial(t *testing.T, preamble ...string) *conn {
 	t.Helper()
+	c, err := p.tryDial(t, preamble...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func (p *proxy) tryDial(t *testing.T, preamble ...string) (*conn, error) {
 	d := wstest.Dialer{Preamble: strings.Join(preamble, "")}
 	if !p.plain {
 		d.TLS = authority.ClientConfig("localhost", "http/1.1")
 	}
 	c, err := d.Dial(t.Context(), p.network, p.addr)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	t.Cleanup(func() { c.Drop() })
-	return &conn{Conn: c, t: t}
+	return &conn{Conn: c, t: t}, nil
 }
 
 func (c *conn) write(text string) {
