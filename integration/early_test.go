@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
@@ -46,6 +47,41 @@ func TestTooLargeWithUnfinishedBody(t *testing.T) {
 	c := p.dial(t)
 	c.request("POST", "/websocket/trace", "Content-Length: 100000")
 	c.wantStatus(c.response("POST"), http.StatusRequestEntityTooLarge)
+}
+
+// TestUploadGoesOnAfterResponse: a client that has its response and goes on uploading, fast
+// or slowly, does not hold its connection for ever.
+func TestUploadGoesOnAfterResponse(t *testing.T) {
+	addr := rawRelay(t, func(c *wstest.Conn) {
+		c.ReadHead()
+		c.WriteResponse("429 Too Many Requests", "later", "Connection: close")
+		c.CloseWrite()
+		c.ReadToEnd()
+	}).Addr
+	p := start(t, mount("wss://"+addr, "max_body_size 100GiB"))
+	for name, size := range map[string]int{"fast": 64 << 10, "slow": 1} {
+		t.Run(name, func(t *testing.T) {
+			c := p.dial(t)
+			c.request("POST", "/websocket/trace", "Content-Length: 10000000000")
+			over := make(chan bool)
+			go func() {
+				defer close(over)
+				ticks := time.NewTicker(10 * time.Millisecond)
+				defer ticks.Stop()
+				for piece := strings.Repeat("x", size); ; <-ticks.C {
+					if _, err := io.WriteString(c, piece); err != nil {
+						return
+					}
+				}
+			}()
+			response := c.response("POST")
+			c.wantStatus(response, http.StatusTooManyRequests)
+			if body, err := io.ReadAll(response.Body); string(body) != "later" || err != nil {
+				t.Errorf("body %q (%v)", body, err)
+			}
+			await(t, over, "end of the upload")
+		})
+	}
 }
 
 // TestHeadFirst has a relay that sends its body only when the client has the head.
