@@ -3,7 +3,6 @@ package integration_test
 import (
 	"crypto/tls"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -363,13 +362,7 @@ func TestAddressesAndTransport(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			defer to.Close()
-			c.WriteText("HTTP/1.1 200 OK\r\n\r\n")
-			go func() {
-				io.Copy(to, c.R)
-				to.(*net.TCPConn).CloseWrite()
-			}()
-			io.Copy(c, to)
+			connectTo(c, to)
 		}
 		proxies := newHosts(t, 2)
 		proxies.refuse(0)

@@ -384,13 +384,7 @@ func forwardProxy(t *testing.T, tunnels chan<- string) *wstest.Relay {
 			c.WriteResponse("502 Bad Gateway", "")
 			return
 		}
-		defer to.Close()
-		c.WriteText("HTTP/1.1 200 OK\r\n\r\n")
-		go func() {
-			io.Copy(to, c.R)
-			to.(*net.TCPConn).CloseWrite()
-		}()
-		io.Copy(c, to)
+		connectTo(c, to)
 	})
 }
 

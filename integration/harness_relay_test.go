@@ -168,3 +168,14 @@ func sniRelay(t *testing.T) (relay *wstest.Relay, names chan string) {
 		c.WriteResponse("403 Forbidden", "", "Connection: close")
 	}), names
 }
+
+// connectTo is what a forward proxy does when it has connected.
+func connectTo(c *wstest.Conn, to net.Conn) {
+	defer to.Close()
+	c.WriteText("HTTP/1.1 200 OK\r\n\r\n")
+	go func() {
+		io.Copy(to, c.R)
+		to.(*net.TCPConn).CloseWrite()
+	}()
+	io.Copy(c, to)
+}
