@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// config is a Caddyfile with one proxy, and what can be different about it.
+// config is a Caddyfile with one proxy, and what can be different about it. The relay
+// shares a machine with all of its clients, so a connection to it may take its time.
 type config struct {
 	dir, addr string // of the certificates; to listen on
 	upstream  string // host and port
@@ -50,6 +51,7 @@ https://localhost:%[2]s {
 		drain_window %[7]s
 		transport http {
 			tls_trust_pool file %[3]s/ca.pem
+			dial_timeout 1m
 			%[11]s
 		}
 		%[8]s
