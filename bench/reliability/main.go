@@ -62,13 +62,13 @@ type plan struct {
 	short       bool
 }
 
-var allTests = []string{"fairness", "memory", "loss", "soak"}
+var allTests = []string{"fairness", "memory", "loss", "attacks", "soak"}
 
 func parsePlan(args []string) (*plan, error) {
 	p := &plan{}
 	f := flag.NewFlagSet("reliability", flag.ContinueOnError)
 	only := f.String("contestants", "", "separated by commas (default nginx,haproxy,reverse_proxy,ours,ours_goroutines; with -short only ours,ours_goroutines)")
-	tests := f.String("test", "", "tests, separated by commas (default fairness,memory,loss; with -short soak, too)")
+	tests := f.String("test", "", "tests, separated by commas (default fairness,memory,loss,attacks; with -short soak, too)")
 	f.DurationVar(&p.duration, "duration", 30*time.Second, "of each of the two loads of fairness; with -short 2s")
 	f.DurationVar(&p.soakFor, "for", 20*time.Minute, "how long soak takes; with -short 30s")
 	f.StringVar(&p.plot, "plot", "", "file for soak's figures over time, as SVG")
@@ -99,7 +99,7 @@ func parsePlan(args []string) (*plan, error) {
 	case p.short:
 		*tests = strings.Join(allTests, ",")
 	default:
-		*tests = "fairness,memory,loss"
+		*tests = "fairness,memory,loss,attacks"
 	}
 	var err error
 	if p.contestants, err = contestant.Select(*only); err != nil {
@@ -132,6 +132,7 @@ type size struct {
 	handshakes int
 	tunnels    int // with a partial record, and clients with a slow POST
 	ends       int // tunnels that end
+	drops      int // handshakes opened and dropped in attacks
 	settle     time.Duration
 
 	worstTrip time.Duration
@@ -151,12 +152,12 @@ const recordBuffer = 18 << 10
 
 var (
 	full = size{
-		flooders: 4, flood: 16 << 20, patience: 5 * time.Second, warmUps: 10, handshakes: 10000, tunnels: 5000, ends: 500, settle: 6 * time.Second,
+		flooders: 4, flood: 16 << 20, patience: 5 * time.Second, warmUps: 10, handshakes: 10000, tunnels: 5000, ends: 500, drops: 2000, settle: 6 * time.Second,
 		worstTrip: 100 * time.Millisecond, growth: 16 << 20, each: 4 << 10, partial: 4 << 10, buffered: 4 << 10,
 		soakGroups: 12, soakTrip: 2 * time.Second,
 	}
 	small = size{
-		flooders: 1, flood: 32 << 20, patience: 3 * time.Second, warmUps: 3, handshakes: 500, tunnels: 300, ends: 100, settle: 300 * time.Millisecond,
+		flooders: 1, flood: 32 << 20, patience: 3 * time.Second, warmUps: 3, handshakes: 500, tunnels: 300, ends: 100, drops: 300, settle: 300 * time.Millisecond,
 		worstTrip: time.Second, growth: 16 << 20, each: 16 << 10, partial: 4 << 10, buffered: recordBuffer,
 		soakGroups: 1, soakTrip: 5 * time.Second,
 	}
@@ -183,7 +184,7 @@ func (p *plan) run(ctx context.Context) error {
 		}
 	}
 	y := &yard{lab, size, p.duration, p.soakFor, p.seed, &r}
-	tests := map[string]func(context.Context, contestant.Contestant) error{"fairness": y.fairness, "memory": y.memory, "loss": y.loss, "soak": y.soak}
+	tests := map[string]func(context.Context, contestant.Contestant) error{"fairness": y.fairness, "memory": y.memory, "loss": y.loss, "attacks": y.attacks, "soak": y.soak}
 	for _, test := range p.tests {
 		for _, c := range p.contestants {
 			start := time.Now()

@@ -18,6 +18,7 @@ type results struct {
 	Fairness []fairnessResult  `json:"fairness,omitempty"`
 	Memory   []memoryResult    `json:"memory,omitempty"`
 	Loss     []lossResult      `json:"loss,omitempty"`
+	Attacks  []attackResult    `json:"attacks,omitempty"`
 	Soak     []soakResult      `json:"soak,omitempty"`
 }
 
@@ -54,6 +55,11 @@ func (r *results) verdict() error {
 	for _, l := range r.Loss {
 		if isOurs(l.Contestant) && l.fault() != "" {
 			errs = append(errs, fmt.Errorf("%s, %s by the %s, relay over %s: %s", l.Contestant, l.Way, l.By, l.leg(), l.fault()))
+		}
+	}
+	for _, a := range r.Attacks {
+		if a.fault() != "" {
+			errs = append(errs, fmt.Errorf("%s, the %s %s: %s", a.Contestant, a.By, a.Attack, a.fault()))
 		}
 	}
 	for _, s := range r.Soak {
@@ -119,6 +125,9 @@ func (r *results) markdown() string {
 	}
 	if len(r.Loss) > 0 {
 		r.writeLoss(&b)
+	}
+	if len(r.Attacks) > 0 {
+		r.writeAttacks(&b)
 	}
 	if len(r.Soak) > 0 {
 		r.writeSoak(&b)

@@ -75,7 +75,7 @@ func serveConn(conn net.Conn) {
 			return
 		}
 		if key := wire.Field(head, "Sec-WebSocket-Key"); key != nil {
-			serveTunnel(conn, r, wstest.Accept(string(key)))
+			ServeTunnel(conn, r, wstest.Accept(string(key)))
 			return
 		}
 		if err := serveTrace(conn, r, head); err != nil {
@@ -90,7 +90,8 @@ func Upgraded(accept string) []byte {
 		"Sec-WebSocket-Accept: %s\r\nSec-WebSocket-Protocol: 2.0\r\n\r\n", accept)
 }
 
-func serveTunnel(conn net.Conn, r *bufio.Reader, accept string) {
+// ServeTunnel accepts a WebSocket and serves it until it ends.
+func ServeTunnel(conn net.Conn, r *bufio.Reader, accept string) {
 	if _, err := conn.Write(Upgraded(accept)); err != nil {
 		return
 	}
