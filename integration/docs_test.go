@@ -48,15 +48,11 @@ func TestReliabilityTable(t *testing.T) {
 	}
 }
 
-// TestSecurityPage: the tests that SECURITY.md names are there.
-func TestSecurityPage(t *testing.T) {
-	page, err := os.ReadFile("../SECURITY.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+// TestNamedTests: the tests that these pages name are there.
+func TestNamedTests(t *testing.T) {
 	tests := make(map[string]bool)
 	function := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`)
-	err = filepath.WalkDir("..", func(file string, _ fs.DirEntry, err error) error {
+	err := filepath.WalkDir("..", func(file string, _ fs.DirEntry, err error) error {
 		if err != nil || !strings.HasSuffix(file, "_test.go") {
 			return err
 		}
@@ -69,13 +65,19 @@ func TestSecurityPage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	named := regexp.MustCompile("`((?:Test|Fuzz)\\w+)`").FindAllSubmatch(page, -1)
-	if len(named) == 0 {
-		t.Error("SECURITY.md names no tests")
-	}
-	for _, match := range named {
-		if !tests[string(match[1])] {
-			t.Errorf("SECURITY.md names %s, which is no test", match[1])
+	for _, name := range []string{"SECURITY.md", "docs/reliability.md"} {
+		page, err := os.ReadFile("../" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		named := regexp.MustCompile("`((?:Test|Fuzz)\\w+)`").FindAllSubmatch(page, -1)
+		if len(named) == 0 {
+			t.Errorf("%s names no tests", name)
+		}
+		for _, match := range named {
+			if !tests[string(match[1])] {
+				t.Errorf("%s names %s, which is no test", name, match[1])
+			}
 		}
 	}
 }
