@@ -2,6 +2,7 @@ package watchrtcproxy
 
 import (
 	"io"
+	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -39,11 +40,12 @@ func (t *roundTrip) openStream(relay tunnel.Leg) error {
 		t.tunnelHTTP3(newHTTP3Stream(streamer.HTTPStream()), relay)
 		return nil
 	}
-	if conn, ok := t.r.Context().Value(connKey{}).(*clientConn); ok {
-		tunnel.NoticeVanished(conn.Conn)
+	var conn net.Conn
+	if client, ok := t.r.Context().Value(connKey{}).(*clientConn); ok {
+		conn = client.Conn
 	}
 	clearDeadlines(inner)
-	if t.open(tunnel.StreamLeg(t.w, innermostBody(t.r)), relay).Wait() {
+	if t.open(tunnel.StreamLeg(conn, t.w, innermostBody(t.r)), relay).Wait() {
 		panic(http.ErrAbortHandler) // RST_STREAM: an abnormal end stays one
 	}
 	return nil
@@ -52,7 +54,7 @@ func (t *roundTrip) openStream(relay tunnel.Leg) error {
 func (t *roundTrip) tunnelHTTP3(s *http3Stream, relay tunnel.Leg) {
 	defer s.keepAlive()()
 	clearDeadlines(s)
-	opened := t.open(tunnel.StreamLeg(s, s), relay)
+	opened := t.open(tunnel.StreamLeg(nil, s, s), relay)
 	defer t.h.server.hold(opened)()
 	s.end(opened.Wait())
 }

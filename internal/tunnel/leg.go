@@ -66,7 +66,7 @@ func ConnLeg(conn net.Conn, pending []byte, setsDeadlines bool) Leg {
 	if tlsConn, ok := conn.(*tls.Conn); ok {
 		releaseHandshake(tlsConn)
 	}
-	NoticeVanished(conn)
+	noticeVanished(conn)
 	return &connLeg{Conn: conn, setsDeadlines: setsDeadlines, pending: pending}
 }
 
@@ -76,9 +76,9 @@ func ConnLeg(conn net.Conn, pending []byte, setsDeadlines bool) Leg {
 // probes 30 s apart at most, so it is all over in 105 s.
 const vanishTimeout = 75 * time.Second
 
-// NoticeVanished has the system end conn when its peer is gone without a word: a cable is
+// noticeVanished has the system end conn when its peer is gone without a word: a cable is
 // pulled, a firewall has forgotten the connection. It works on Linux, for TCP.
-func NoticeVanished(conn net.Conn) { withSocket(innermost(conn), limitSilenceOf) }
+func noticeVanished(conn net.Conn) { withSocket(innermost(conn), limitSilenceOf) }
 
 func newSource(conn net.Conn, setsDeadlines bool) source {
 	if tlsConn, ok := conn.(*tls.Conn); ok && !setsDeadlines {

@@ -3,6 +3,7 @@ package tunnel
 import (
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"time"
 )
@@ -15,18 +16,24 @@ type streamLeg struct {
 	outer *http.ResponseController // wrappers may watch over the body's deadline
 	inner *http.ResponseController
 	w     io.Writer
+	conn  net.Conn // that the stream is on; nil if there is none
 }
 
 // StreamLeg returns a leg that reads from body, the request's, and writes to the
 // innermost of w, flushing each write. Both are in use until the tunnel's Wait
-// has returned.
-func StreamLeg(w http.ResponseWriter, body io.Reader) Leg {
+// has returned. conn is the connection that the stream shares with others, nil for
+// HTTP/3, which has none.
+func StreamLeg(conn net.Conn, w http.ResponseWriter, body io.Reader) Leg {
+	if conn != nil {
+		noticeVanished(conn)
+	}
 	inner := Innermost(w)
 	return &streamLeg{
 		bufferedSource: bufferedSource{body},
 		outer:          http.NewResponseController(w),
 		inner:          http.NewResponseController(inner),
 		w:              inner,
+		conn:           conn,
 	}
 }
 
@@ -60,8 +67,14 @@ func (l *streamLeg) stopReading() { l.outer.SetReadDeadline(longAgo) }
 // limitWriting also keeps a client that takes nothing from holding up its handler.
 func (l *streamLeg) limitWriting(until time.Time) { l.inner.SetWriteDeadline(until) }
 
-// unsent does not know of what other streams share the connection with it.
-func (l *streamLeg) unsent() int { return 0 }
+// unsent counts what is there for other streams of the connection, too. QUIC does not
+// tell.
+func (l *streamLeg) unsent() int {
+	if l.conn == nil {
+		return 0
+	}
+	return max(unsentOf(innermost(l.conn)), 0)
+}
 
 // settle has nothing to do: Write returns when what it was given is on the
 // connection, and the stream ends with its handler.

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"syscall"
 	"testing"
 
@@ -36,7 +38,7 @@ func openStreamTunnel(t *testing.T) *streamTunnel {
 	s.relay = relay
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		http.NewResponseController(w).Flush()
-		tunnel := s.fixture.lease.Open(Info{}, StreamLeg(wrappedWriter{w}, r.Body), ConnLeg(leg, nil, false), 0)
+		tunnel := s.fixture.lease.Open(Info{}, StreamLeg(nil, wrappedWriter{w}, r.Body), ConnLeg(leg, nil, false), 0)
 		aborted := tunnel.Wait()
 		s.aborted <- aborted
 		if aborted {
@@ -238,5 +240,31 @@ func TestInnermost(t *testing.T) {
 	}
 	if got := Innermost(w); got != w {
 		t.Errorf("got %T", got)
+	}
+}
+
+// What waits in the connection's socket counts, so that a slow client is not idle.
+func TestStreamLegUnsent(t *testing.T) {
+	if !unsentKnown {
+		t.Skip("this system does not tell")
+	}
+	conn, client := tcpPair(t)
+	leg := StreamLeg(conn, httptest.NewRecorder(), nil).(*streamLeg)
+	if n := leg.unsent(); n != 0 {
+		t.Errorf("%d bytes at first", n)
+	}
+	client.(*net.TCPConn).SetReadBuffer(4 << 10)
+	go conn.Write(pattern(20_000))
+	for leg.unsent() == 0 {
+		runtime.Gosched()
+	}
+	if _, err := io.CopyN(io.Discard, client, 20_000); err != nil {
+		t.Fatal(err)
+	}
+	for leg.unsent() != 0 { // the last acknowledgement is on its way
+		runtime.Gosched()
+	}
+	if n := StreamLeg(nil, httptest.NewRecorder(), nil).(*streamLeg).unsent(); n != 0 {
+		t.Errorf("%d bytes without a connection", n)
 	}
 }
