@@ -55,6 +55,7 @@ func TestAutomaticHTTPS(t *testing.T) {
 	s.proxy.Await(t, patience, "certificate obtained successfully", acmeSite)
 
 	roots := ca.Roots(t)
+	s.awaitServed(t, roots)
 	c := newClientOf(t, roots, stranger)
 	c.resolve(t, acmeSite)
 	c.dial(t, "wss://"+acmeSite+":"+port(s.addr)+mount)
@@ -109,6 +110,20 @@ func (s *setup) serial(t *testing.T, roots *x509.CertPool) string {
 	}
 	defer conn.Close()
 	return conn.ConnectionState().PeerCertificates[0].SerialNumber.String()
+}
+
+// awaitServed waits until a certificate is served: it is obtained a moment before.
+func (s *setup) awaitServed(t *testing.T, roots *x509.CertPool) {
+	t.Helper()
+	var err error
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		var conn *tls.Conn
+		if conn, err = tls.Dial("tcp", s.addr, &tls.Config{RootCAs: roots, ServerName: acmeSite}); err == nil {
+			conn.Close()
+			return
+		}
+	}
+	t.Fatal(err)
 }
 
 // awaitCertificate waits for a certificate that is not among those seen, and adds
