@@ -291,14 +291,16 @@ func (s *seen) isOf(request fuzzRequest) bool {
 		(!s.complete || request.complete && s.body == request.body)
 }
 
-// samePath compares unescaped paths.
+// samePath compares unescaped paths. Slashes after the mount become one unless they were
+// escaped, which cannot be seen here.
 func samePath(relay, client string) bool {
 	const mount = "/websocket"
 	if len(client) < len(mount) || !strings.EqualFold(client[:len(mount)], mount) {
 		return false
 	}
 	rest := client[len(mount):]
-	return (rest == "" || rest[0] == '/') && relay == "/base/"+strings.TrimLeft(rest, "/")
+	below, ok := strings.CutPrefix(relay, "/base/")
+	return ok && (rest == "" || rest[0] == '/' && len(below) < len(rest)) && strings.TrimLeft(below, "/") == strings.TrimLeft(rest, "/")
 }
 
 // onlyOf returns which field of s is not the client's.
