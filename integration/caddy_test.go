@@ -372,7 +372,11 @@ func TestCaddyProxyProtocol(t *testing.T) {
 
 // forwardProxy is an HTTP proxy that connects whoever asks, and counts.
 func forwardProxy(t *testing.T, tunnels chan<- string) *wstest.Relay {
-	return wstest.NewRelay(t, nil, func(c *wstest.Conn) {
+	return forwardProxyOver(t, nil, tunnels)
+}
+
+func forwardProxyOver(t *testing.T, config *tls.Config, tunnels chan<- string) *wstest.Relay {
+	return wstest.NewRelay(t, config, func(c *wstest.Conn) {
 		request, err := http.ReadRequest(c.R)
 		if err != nil || request.Method != http.MethodConnect {
 			c.WriteResponse("405 Method Not Allowed", "")

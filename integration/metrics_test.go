@@ -1,6 +1,7 @@
 package integration_test
 
 import (
+	"crypto/x509"
 	"fmt"
 	"io"
 	"maps"
@@ -410,6 +411,48 @@ func TestMetricsOfRequests(t *testing.T) {
 	})
 	if seconds := after["upstream_certificate_not_after_seconds"]; int64(seconds) != leaf.TLS.Leaf.NotAfter.Unix() {
 		t.Errorf("the certificate ends at %v", seconds)
+	}
+}
+
+// TestCertificateBehindForwardProxy: the certificate in the metrics is the relay's, not
+// that of a forward proxy, also where that is all there is.
+func TestCertificateBehindForwardProxy(t *testing.T) {
+	leaf := authority.Issue("127.0.0.1")
+	relay := wstest.NewRelay(t, leaf.ServerConfig(), func(c *wstest.Conn) {
+		if _, err := c.ReadRequest(); err == nil {
+			c.WriteResponse("200 OK", "relay")
+		}
+	})
+	between := authority.IssueWith(func(c *x509.Certificate) { c.NotAfter = c.NotAfter.Add(-time.Hour) }, "127.0.0.1")
+	forward := forwardProxyOver(t, between.ServerConfig(), make(chan string, 4))
+	down := "wss://" + nobody(t)
+	options := transport("network_proxy url https://" + forward.Addr)
+	s := mount("wss://"+relay.Addr, options)
+	s.body += "\n" + directive("/down", down, options) + scraped
+	p := start(t, s)
+	for _, test := range []struct {
+		mount, upstream string
+		fields          []string
+		status          int
+		ends            int64
+	}{
+		{"/down", down, nil, http.StatusBadGateway, 0},
+		{"/down", down, wstest.HandshakeFields(wstest.SampleKey), http.StatusBadGateway, 0},
+		{"/websocket", "wss://" + relay.Addr, nil, http.StatusOK, leaf.TLS.Leaf.NotAfter.Unix()},
+		{"/websocket", "wss://" + relay.Addr, wstest.HandshakeFields(wstest.SampleKey), http.StatusOK, leaf.TLS.Leaf.NotAfter.Unix()},
+	} {
+		c := p.dial(t)
+		if err := c.WriteRequest("GET", test.mount+"/get-qualityrtc-config", test.fields...); err != nil {
+			t.Fatal(err)
+		}
+		response, err := c.ReadResponse("GET")
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantStatus(t, response, test.status)
+		if seconds := p.figures(t, test.upstream)["upstream_certificate_not_after_seconds"]; int64(seconds) != test.ends {
+			t.Errorf("%s: the certificate ends at %d, want %d", test.mount, int64(seconds), test.ends)
+		}
 	}
 }
 

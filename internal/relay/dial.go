@@ -94,7 +94,7 @@ func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, e
 	defer cancel()
 	host, port, err := net.SplitHostPort(address)
 	if err != nil || host == "" || isIP(host) {
-		return d.attempt(ctx, network, address, host, func() {})
+		return d.attempt(ctx, network, address, address, func() {})
 	}
 	name := names.get(nameKey{address, d.secure != nil, d.transport})
 	addrs, err := name.resolve(ctx, func() ([]netip.Addr, error) { return d.lookUp(host) })
@@ -107,7 +107,7 @@ func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, e
 	r := &race{
 		name: name, addrs: name.order(addrs, d.failDuration), delay: d.delay, served: d.served,
 		attempt: func(ctx context.Context, addr netip.Addr, connected func()) (net.Conn, error) {
-			return d.attempt(ctx, network, net.JoinHostPort(addr.String(), port), host, connected)
+			return d.attempt(ctx, network, net.JoinHostPort(addr.String(), port), address, connected)
 		},
 	}
 	return r.run(ctx)
@@ -118,8 +118,8 @@ func isIP(host string) bool {
 	return err == nil
 }
 
-// attempt connects to one address of host.
-func (d *dialer) attempt(ctx context.Context, network, address, host string, connected func()) (net.Conn, error) {
+// attempt connects to one address of what was asked for, a host and a port.
+func (d *dialer) attempt(ctx context.Context, network, address, asked string, connected func()) (net.Conn, error) {
 	conn, err := d.connect(ctx, network, address)
 	if err != nil {
 		return nil, &dialError{StageConnect, err}
@@ -128,7 +128,7 @@ func (d *dialer) attempt(ctx context.Context, network, address, host string, con
 		return conn, nil
 	}
 	connected()
-	return d.secure(ctx, conn, host)
+	return d.secure(ctx, conn, asked)
 }
 
 // ownerKey is where a context has the context of the request that it is for.
@@ -158,22 +158,23 @@ func withOwner(ctx context.Context) (context.Context, func()) {
 // http.Transport have dialers of their own for it, which do not say what failed; Caddy's
 // does not look at the address for the name to verify either. connected is told of each
 // handshake that succeeds.
-func overTLS(config *tls.Config, timeout time.Duration, protocols []string, connected func(*tls.ConnectionState)) func(context.Context, net.Conn, string) (net.Conn, error) {
+func overTLS(config *tls.Config, timeout time.Duration, protocols []string, connected func(asked string, state tls.ConnectionState)) func(context.Context, net.Conn, string) (net.Conn, error) {
 	config = config.Clone()
 	config.NextProtos = protocols
-	return func(ctx context.Context, conn net.Conn, host string) (net.Conn, error) {
+	return func(ctx context.Context, conn net.Conn, asked string) (net.Conn, error) {
 		if timeout > 0 {
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithTimeout(ctx, timeout)
 			defer cancel()
 		}
+		host, _, _ := net.SplitHostPort(asked) // connecting has split it before
 		tlsConn := tls.Client(conn, named(config, ctx, host))
 		if err := tlsConn.HandshakeContext(ctx); err != nil {
 			conn.Close()
 			return nil, &dialError{StageTLS, err}
 		}
 		state := tlsConn.ConnectionState()
-		connected(&state)
+		connected(asked, state)
 		if keeper, ok := conn.(*responseKeeper); ok && state.NegotiatedProtocol == "h2" {
 			keeper.off = true
 		}

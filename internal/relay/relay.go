@@ -20,6 +20,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"golang.org/x/net/idna"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/http1"
 )
@@ -94,7 +95,11 @@ func New(target Target, t *reverseproxy.HTTPTransport, options Options) *Relay {
 
 	lookups := lookupsOf(t, options)
 	tlsTo := func(protocols []string) func(context.Context, net.Conn, string) (net.Conn, error) {
-		return overTLS(rt.TLSClientConfig, rt.TLSHandshakeTimeout, protocols, r.noteCertificate)
+		return overTLS(rt.TLSClientConfig, rt.TLSHandshakeTimeout, protocols, func(asked string, state tls.ConnectionState) {
+			if r.isRelay(asked) {
+				r.noteCertificate(state)
+			}
+		})
 	}
 	plain := &dialer{rt.DialContext, nil, lookups}
 	secure := &dialer{rt.DialContext, tlsTo([]string{"http/1.1"}), lookups}
@@ -109,14 +114,26 @@ func New(target Target, t *reverseproxy.HTTPTransport, options Options) *Relay {
 	plain = &dialer{connect, nil, lookups}
 	secure = &dialer{connect, tlsTo(rt.TLSClientConfig.NextProtos), lookups}
 	rt.DialContext, rt.DialTLSContext = plain.dial, secure.dial
+	for _, t := range []*http.Transport{rt, r.handshakes} {
+		// Only what goes through a forward proxy's tunnel is secured by http.Transport.
+		t.TLSClientConfig.VerifyConnection = r.noteCertificate
+	}
 	return r
 }
 
-// noteCertificate takes down until when the relay's certificate is valid.
-func (r *Relay) noteCertificate(state *tls.ConnectionState) {
+// noteCertificate takes down until when the relay's certificate is valid. It never fails.
+func (r *Relay) noteCertificate(state tls.ConnectionState) error {
 	if len(state.PeerCertificates) > 0 {
 		r.notAfter.Store(state.PeerCertificates[0].NotAfter.Unix())
 	}
+	return nil
+}
+
+// isRelay reports whether address is the relay's, and not that of a forward proxy.
+func (r *Relay) isRelay(address string) bool {
+	host, port, _ := net.SplitHostPort(r.address())
+	ascii, err := idna.Lookup.ToASCII(host) // as http.Transport does
+	return address == net.JoinHostPort(host, port) || err == nil && address == net.JoinHostPort(ascii, port)
 }
 
 // CertificateEnd returns until when the certificate is valid that the relay has shown
@@ -194,9 +211,6 @@ func (r *Relay) naming(req *http.Request) *http.Request {
 func (r *Relay) checked(req *http.Request, response *http.Response, err error) (*http.Response, error) {
 	if err != nil {
 		return nil, r.failure(req.Context(), err)
-	}
-	if response.TLS != nil { // over a forward proxy http.Transport dials TLS by itself
-		r.noteCertificate(response.TLS)
 	}
 	if response.StatusCode < 100 || response.StatusCode > 999 { // HTTP/2 can carry any number
 		response.Body.Close()
