@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"time"
 
-
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/handshake"
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/limits"
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/tunnel"
