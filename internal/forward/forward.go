@@ -19,7 +19,8 @@ const sandbox = "sandbox; default-src 'none'"
 // runnable are the words by which a media type tells a browser that a page may have it
 // run as its own, which no policy in the response prevents: those of JavaScript (WHATWG
 // MIME Sniffing, section 4.6) have script in their name, and WebAssembly is a module to
-// HTML. In a multipart response Firefox before release 127 takes Set-Cookie from each part.
+// HTML. From each part of a multipart response Firefox takes Set-Cookie, unless its
+// network.cookie.prevent_set_cookie_from_multipart is on (nsMultiMixedConv.cpp).
 var runnable = []string{"script", "wasm", "multipart"}
 
 // Rules are those of one handler. They do not change once made, so that any
