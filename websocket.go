@@ -9,8 +9,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/handshake"
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/limits"
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/tunnel"
@@ -54,7 +52,11 @@ func (t *roundTrip) openTunnel(response *http.Response) error {
 	if err := open(leg); err != nil {
 		t.conn.Close()
 		t.notOpened()
-		return caddyhttp.Error(http.StatusInternalServerError, err)
+		if errors.Is(err, http.ErrNotSupported) {
+			return t.refuse(&refusal{status: http.StatusInternalServerError, err: err})
+		}
+		// The client has gone. That is no error of the server's, whose line in Caddy's log
+		// would hold the URL, and so the key.
 	}
 	return nil
 }

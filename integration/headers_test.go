@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
 	"testing"
@@ -431,6 +432,41 @@ func TestNeverPassedBack(t *testing.T) {
 	}
 	want("trailer", response.Trailer)
 	wantLine(t, "trailer", response.Trailer, "X-Checksum", "1")
+}
+
+// TestScriptsArePlainText has a relay that sends, in many spellings, what browsers run or
+// take apart, and types that pass.
+func TestScriptsArePlainText(t *testing.T) {
+	relay := newRelay(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header()["Content-Type"] = r.URL.Query()["type"]
+		if r.URL.Path == "/refuse" {
+			w.WriteHeader(http.StatusForbidden)
+		}
+	})
+	p := start(t, mount(relay.URL))
+	c := p.dial(t)
+	for _, test := range []struct{ types, want []string }{
+		{[]string{"text/javascript"}, []string{"text/plain"}},
+		{[]string{"Application/X-JavaScript; charset=utf-8"}, []string{"text/plain"}},
+		{[]string{"text/javascript1.5"}, []string{"text/plain"}},
+		{[]string{"application/x-ecmascript"}, []string{"text/plain"}},
+		{[]string{"text/JScript"}, []string{"text/plain"}},
+		{[]string{"text/livescript"}, []string{"text/plain"}},
+		{[]string{"application/wasm"}, []string{"text/plain"}},
+		{[]string{"multipart/x-mixed-replace; boundary=x"}, []string{"text/plain"}},
+		{[]string{"text/html, text/javascript"}, []string{"text/plain"}},
+		{[]string{"application/json", "text/javascript"}, []string{"text/plain"}},
+		{[]string{"application/json; charset=utf-8"}, []string{"application/json; charset=utf-8"}},
+		{[]string{"text/html"}, []string{"text/html"}},
+		{[]string{"text/event-stream"}, []string{"text/event-stream"}},
+		{nil, nil},
+	} {
+		query := url.Values{"type": test.types}.Encode()
+		wantLines(t, query, c.ask("POST", "/websocket/trace?"+query).Header, "Content-Type", test.want...)
+		refused := c.handshake("/websocket/refuse?" + query)
+		c.wantStatus(refused, http.StatusForbidden)
+		wantLines(t, query, refused.Header, "Content-Type", test.want...)
+	}
 }
 
 // TestReferer shows that the relay learns which site its client is on, not which

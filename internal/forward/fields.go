@@ -45,8 +45,11 @@ var neverToClient = [][]string{
 	{
 		"Set-Cookie", "Set-Login", "Strict-Transport-Security", "Alt-Svc", "Clear-Site-Data", "NEL", "Report-To",
 		"Reporting-Endpoints", "Service-Worker-Allowed", "Public-Key-Pins", "Expect-CT", "Accept-CH", "Critical-CH",
-		"Origin-Agent-Cluster",
+		"Origin-Agent-Cluster", "Use-As-Dictionary", "Secure-Session-*", "Sec-Session-*",
 	},
+	// Where the browser goes next, with the operator's cookies where that is the operator's
+	// own site: after a 307 it sends a page's POST there, as that page.
+	{"Location", "Refresh"},
 	// Orders to a web server in front.
 	{"X-Accel-*", "X-Sendfile"},
 }

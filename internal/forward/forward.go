@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"golang.org/x/net/http/httpguts"
@@ -14,6 +15,13 @@ import (
 
 // sandbox keeps the relay's content from running as the operator's origin.
 const sandbox = "sandbox; default-src 'none'"
+
+// runnable are the words by which a media type tells a browser that a page may have it
+// run as its own, which no policy in the response prevents: those of JavaScript (WHATWG
+// MIME Sniffing, section 4.6) have script in their name, and WebAssembly is a module to
+// HTML. From each part of a multipart response Firefox takes Set-Cookie, unless its
+// network.cookie.prevent_set_cookie_from_multipart is on (nsMultiMixedConv.cpp).
+var runnable = []string{"script", "wasm", "multipart"}
 
 // Rules are those of one handler. They do not change once made, so that any
 // number of requests may use them at a time.
@@ -105,7 +113,19 @@ func ResponseHeader(dst http.Header, response *http.Response) {
 	if response.StatusCode != http.StatusSwitchingProtocols {
 		dst["X-Content-Type-Options"] = []string{"nosniff"}
 		dst["Content-Security-Policy"] = []string{sandbox}
+		if isRunnable(response.Header["Content-Type"]) {
+			dst["Content-Type"] = []string{"text/plain"}
+		}
 	}
+}
+
+// isRunnable reports whether any line of Content-Type has a word of runnable. Browsers
+// do not agree on what several lines, or several types in one, mean.
+func isRunnable(contentType []string) bool {
+	return slices.ContainsFunc(contentType, func(line string) bool {
+		line = strings.ToLower(line)
+		return slices.ContainsFunc(runnable, func(word string) bool { return strings.Contains(line, word) })
+	})
 }
 
 // StripResponse deletes the fields that may not cross to the client from a header of

@@ -14,6 +14,7 @@ import (
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/cdproto/storage"
+	"github.com/chromedp/cdproto/target"
 	"github.com/chromedp/chromedp"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/program"
@@ -112,6 +113,33 @@ func (p *Page) Await(tb testing.TB, patience time.Duration, expression string) {
 	tb.Helper()
 	p.run(tb, patience+time.Second, chromedp.Poll(expression, nil,
 		chromedp.WithPollingInterval(100*time.Millisecond), chromedp.WithPollingTimeout(patience)))
+}
+
+// Go has the tab go to another URL, and waits until it is loaded. That the browser makes
+// a download of it is no error.
+func (p *Page) Go(tb testing.TB, url string) {
+	tb.Helper()
+	p.run(tb, 30*time.Second, chromedp.ActionFunc(func(ctx context.Context) error {
+		err := chromedp.Navigate(url).Do(ctx)
+		if err != nil && strings.Contains(err.Error(), "net::ERR_ABORTED") {
+			return nil
+		}
+		return err
+	}))
+}
+
+// Title is what the tab shows, which needs no script.
+func (p *Page) Title(tb testing.TB) string {
+	tb.Helper()
+	var title string
+	p.run(tb, 10*time.Second, chromedp.ActionFunc(func(ctx context.Context) error {
+		info, err := target.GetTargetInfo().Do(ctx)
+		if err == nil {
+			title = info.Title
+		}
+		return err
+	}))
+	return title
 }
 
 // SetCookie sets a cookie that the browser sends along with requests of other
