@@ -469,6 +469,62 @@ func TestScriptsArePlainText(t *testing.T) {
 	}
 }
 
+// TestRedirects: a redirect is passed on, and not followed, unless it leads to the site
+// that the client is on, however that is written.
+func TestRedirects(t *testing.T) {
+	relay := newRelay(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header()["Location"] = r.URL.Query()["to"]
+		w.WriteHeader(http.StatusTemporaryRedirect)
+	})
+	p := start(t, mount(relay.URL))
+	for _, test := range []struct {
+		host   string
+		to     []string
+		passes bool
+	}{
+		{"rtc.site.example", []string{"https://relay.vendor.example.net/trace?x=1#y"}, true},
+		{"rtc.site.example", []string{"http://vendor.net"}, true},
+		{"rtc.site.example", []string{"https://vendor.net:8443/"}, true},
+		{"192.0.2.1", []string{"https://vendor.net/"}, true},
+		{"rtc.site.example", []string{"/account"}, false},
+		{"rtc.site.example", []string{"account"}, false},
+		{"rtc.site.example", []string{"?account"}, false},
+		{"rtc.site.example", []string{"//vendor.net/"}, false},
+		{"rtc.site.example", []string{"https:/account"}, false},
+		{"rtc.site.example", []string{"https:account"}, false},
+		{"rtc.site.example", []string{"https:///rtc.site.example"}, false},
+		{"rtc.site.example", []string{"https://rtc.site.example/account"}, false},
+		{"rtc.site.example:8443", []string{"https://RTC.site.EXAMPLE/account"}, false},
+		{"rtc.site.example", []string{"https://app.site.example/"}, false},
+		{"rtc.site.example", []string{"https://site.example?"}, false},
+		{"rtc.site.example.", []string{"https://site.example/"}, false},
+		{"rtc.site.example", []string{"https://site.example./"}, false},
+		{"rtc.site.example", []string{"https://vendor.net@site.example/"}, false},
+		{"rtc.site.example", []string{`https://vendor.net\@site.example/`}, false},
+		{"rtc.site.example", []string{"https://s%69te.example/"}, false},
+		{"rtc.site.example", []string{"https://vendor.net", "/account"}, false},
+		{"127.0.0.1", []string{"https://127.1/"}, false},
+		{"127.0.0.1", []string{"https://0x7f.0.0.1/"}, false},
+		{"[::1]", []string{"https://[::1]/"}, false},
+		{"localhost", []string{"https://localhost/"}, false},
+	} {
+		c := p.dial(t)
+		if err := c.WriteRequest("POST", "/websocket/trace?"+url.Values{"to": test.to}.Encode(), "Host: "+test.host, "Content-Length: 0"); err != nil {
+			t.Fatal(err)
+		}
+		response, err := c.ReadResponse("POST")
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantStatus(t, response, http.StatusTemporaryRedirect)
+		var want []string
+		if test.passes {
+			want = test.to
+		}
+		wantLines(t, test.host+" to "+strings.Join(test.to, ", "), response.Header, "Location", want...)
+	}
+}
+
 // TestReferer shows that the relay learns which site its client is on, not which
 // page.
 func TestReferer(t *testing.T) {

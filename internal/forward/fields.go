@@ -47,9 +47,8 @@ var neverToClient = [][]string{
 		"Reporting-Endpoints", "Service-Worker-Allowed", "Public-Key-Pins", "Expect-CT", "Accept-CH", "Critical-CH",
 		"Origin-Agent-Cluster", "Use-As-Dictionary", "Secure-Session-*", "Sec-Session-*",
 	},
-	// Where the browser goes next, with the operator's cookies where that is the operator's
-	// own site: after a 307 it sends a page's POST there, as that page.
-	{"Location", "Refresh"},
+	// Where the browser goes next, even from a page in a sandbox.
+	{"Refresh"},
 	// Orders to a web server in front.
 	{"X-Accel-*", "X-Sendfile"},
 }

@@ -5,6 +5,7 @@ package forward
 import (
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -99,9 +100,12 @@ func (rules *Rules) RequestTrailer(field string) bool {
 // ResponseHeader adds the fields of the relay's response that may cross to dst. They
 // replace those of the same name that the site has set: twice
 // Access-Control-Allow-Origin is as good as none to a browser. Vary and Via are
-// lists that each proxy extends.
-func ResponseHeader(dst http.Header, response *http.Response) {
+// lists that each proxy extends. host is what the client asked for.
+func ResponseHeader(dst http.Header, response *http.Response, host string) {
 	StripResponse(response.Header)
+	if !leadsAway(response.Header["Location"], host) {
+		delete(response.Header, "Location")
+	}
 	delete(dst, "Server") // Via tells of this proxy
 	for field, values := range response.Header {
 		if field == "Vary" || field == "Via" {
@@ -127,6 +131,28 @@ func isRunnable(contentType []string) bool {
 		return slices.ContainsFunc(runnable, func(word string) bool { return strings.Contains(line, word) })
 	})
 }
+
+// elsewhere is a URL whose host every browser reads in the same way: a name, as it is.
+var elsewhere = regexp.MustCompile(`^https?://((?:[A-Za-z0-9-]+\.)+[A-Za-z][A-Za-z0-9-]*)(?::[0-9]+)?(?:[/?#]|$)`)
+
+// leadsAway reports whether a Location leads to another site than host's. After a 307 a
+// browser sends a page's POST on as that page, and on the same site with the user's
+// cookies. Sites are told apart by the last two labels of their names, which may take two
+// for the same (co.uk) but never one for two.
+func leadsAway(location []string, host string) bool {
+	if len(location) != 1 {
+		return false // browsers do not agree on which counts
+	}
+	match := elsewhere.FindStringSubmatch(location[0])
+	return match != nil && !strings.EqualFold(lastLabels(match[1]), lastLabels(withoutPort(host)))
+}
+
+func lastLabels(name string) string {
+	labels := strings.Split(strings.TrimSuffix(name, "."), ".")
+	return strings.Join(labels[max(len(labels)-2, 0):], ".")
+}
+
+func withoutPort(host string) string { return (&url.URL{Host: host}).Hostname() }
 
 // StripResponse deletes the fields that may not cross to the client from a header of
 // the relay's, such as that of a 1xx response.
