@@ -5,6 +5,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"golang.org/x/net/http2"
+
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
@@ -35,5 +37,39 @@ func TestNoReplayWithIdempotencyKey(t *testing.T) {
 			t.Errorf("%s: the relay saw %d requests, want 2", field, n)
 		}
 		p.stop(t)
+	}
+}
+
+// TestNoReplayOverHTTP2 has a relay that refuses a request over HTTP/2 when it has all
+// of it, in each way that http.Transport takes for leave to send it again. One request
+// of a client must be one of the relay's.
+func TestNoReplayOverHTTP2(t *testing.T) {
+	for how, refuse := range map[string]func(*h2Relay) error{
+		"REFUSED_STREAM": func(r *h2Relay) error { return r.framer.WriteRSTStream(1, http2.ErrCodeRefusedStream) },
+		"GOAWAY":         func(r *h2Relay) error { return r.framer.WriteGoAway(0, http2.ErrCodeNo, nil) },
+	} {
+		for _, method := range []string{"GET", "PUT", "POST"} {
+			var seen atomic.Int64
+			config := leaf.ServerConfig("h2")
+			addr := rawRelayWith(t, config, func(c *wstest.Conn) {
+				relay, err := newH2Relay(c)
+				if err != nil {
+					return
+				}
+				for relay.await(http2.FrameHeaders) == nil {
+					seen.Add(1)
+					refuse(relay)
+				}
+			}).Addr
+			p := start(t, mount("wss://"+addr, "handshake_timeout 3s", transport("versions 2")))
+			c := p.dial(t)
+			c.request(method, "/websocket/trace", "Content-Length: 0")
+			status := c.response(method).StatusCode
+			if n := seen.Load(); n != 1 || status != http.StatusBadGateway {
+				t.Errorf("%s, %s: the relay saw %d requests, want 1; status %d", how, method, n, status)
+			}
+			c.close()
+			p.stop(t)
+		}
 	}
 }
