@@ -70,6 +70,10 @@ func (h *Handler) draining() *refusal {
 // Page code of an allowed origin can read it: a response without
 // Access-Control-Allow-Origin is hidden from other origins' pages.
 func (t *roundTrip) refuse(f *refusal) error {
+	t.closeAfterUpload()
+	if t.unread() && !t.h.errorRoutes.see() { // which may read the body
+		abandonBody(t.w)
+	}
 	if f.err == errLoop {
 		t.h.hint(hintLoop, 0)
 	}
@@ -93,10 +97,6 @@ func (t *roundTrip) refuse(f *refusal) error {
 	}
 	if f.retryAfter > 0 {
 		header.Set("Retry-After", strconv.Itoa(int(spread(f.retryAfter).Round(time.Second)/time.Second)))
-	}
-	if t.r.ProtoMajor == 1 && (t.limit == nil && t.r.ContentLength != 0 || t.body.unread()) {
-		// Or net/http waits for the body before it writes the response.
-		header.Set("Connection", "close")
 	}
 	for field, value := range f.header {
 		header.Set(field, value)

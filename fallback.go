@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/forward"
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/http1"
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/relay"
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/tunnel"
 )
 
 // clientBody is the body of the client's request.
@@ -110,7 +112,7 @@ func (b *clientBody) attach(out *http.Request, limit *relay.Limit) {
 	case b.stream != nil:
 		b.stream.attach(out, limit)
 	default:
-		out.Body, out.ContentLength = noBody(out), 0
+		out.Body, out.ContentLength = http.NoBody, 0
 	}
 }
 
@@ -136,26 +138,6 @@ func (b *clientBody) release() {
 		b.stream.release()
 	}
 }
-
-// noBody returns the body of a request without one. http.Transport sends a request
-// that may be repeated, by its method or an idempotency key, again when a kept
-// connection has failed, unless it has a body. A request is never sent twice here. All
-// others have http.NoBody: only then do they get a Content-Length.
-func noBody(out *http.Request) io.ReadCloser {
-	switch out.Method {
-	case http.MethodPost, http.MethodPut, http.MethodPatch:
-		if out.Header["Idempotency-Key"] == nil && out.Header["X-Idempotency-Key"] == nil {
-			return http.NoBody
-		}
-	}
-	return emptyBody{}
-}
-
-// emptyBody is a body of no bytes that cannot be rewound.
-type emptyBody struct{}
-
-func (emptyBody) Read([]byte) (int, error) { return 0, io.EOF }
-func (emptyBody) Close() error             { return nil }
 
 // streamedBody gives out a body as it comes. Whatever time the client takes for it
 // does not count as the relay's.
@@ -296,25 +278,21 @@ func (b *streamedBody) Close() error {
 	return nil
 }
 
-// abandonedBody is how long a body is taken that nobody wants any more: closing at once
-// would reset the connection and could take the response along. net/http sees to that
-// itself where nothing wraps its body, but Caddy's read_idle_timeout does.
+// abandonedBody is how long a body is read at most that nobody wants any more.
 const abandonedBody = time.Second
+
+// abandonBody limits how long net/http reads what is left of a body.
+func abandonBody(w http.ResponseWriter) {
+	http.NewResponseController(w).SetReadDeadline(time.Now().Add(abandonedBody))
+}
 
 // release ends the reader of a piece that has been given up, for which net/http would
 // wait.
 func (b *streamedBody) release() {
 	b.close()
 	if !b.ended.Load() {
-		http.NewResponseController(b.w).SetReadDeadline(time.Now().Add(abandonedBody))
+		abandonBody(b.w)
 	}
-}
-
-// discard takes what the client still sends, until abandonedBody is over.
-func (b *streamedBody) discard() {
-	b.release()
-	b.reading.Wait()
-	io.Copy(io.Discard, b.r.Body)
 }
 
 // errRelayLost ends a body that the relay is not there for any more.
@@ -332,10 +310,10 @@ func (t *roundTrip) writeResponse(response *http.Response) error {
 	t.hintOf(response)
 	t.setResponseHeader(response)
 	header := t.w.Header()
-	if t.body.unread() && t.r.ProtoMajor == 1 {
-		// What the client still sends must not be taken for another request.
-		header["Connection"] = []string{"close"}
+	if len(header["Content-Type"]) == 0 {
+		header["Content-Type"] = nil // net/http would guess
 	}
+	t.closeAfterUpload()
 	announced := len(response.Trailer)
 	for field := range response.Trailer {
 		if forward.ResponseTrailer(field) {
@@ -351,16 +329,39 @@ func (t *roundTrip) writeResponse(response *http.Response) error {
 		t.abort()
 	}
 	writeTrailer(header, response.Trailer, announced)
-	if t.body.unread() && t.r.ProtoMajor == 1 {
-		t.flush()
-		t.body.stream.discard()
-	}
 	return nil
+}
+
+// closeAfterUpload has an HTTP/1.1 connection closed after the response where the client
+// may still be uploading: net/http writes the response without waiting for the body, and
+// what comes after it is not taken for another request.
+//
+// Closing at once would reset the connection and could take the response along. net/http
+// sees to that by its body's type, which Caddy's read_idle_timeout hides, or where a
+// MaxBytesReader has found a body too large: so one does. It then reads 256 KiB at most,
+// for abandonedBody at most, ends its own side and waits for half a second. That is what
+// a refused upload costs: a connection and its goroutine for a second and a half, no
+// slot, and no memory but its buffers.
+func (t *roundTrip) closeAfterUpload() {
+	if t.r.ProtoMajor != 1 || !t.unread() {
+		return
+	}
+	t.w.Header()["Connection"] = []string{"close"}
+	tooLarge := http.MaxBytesReader(tunnel.Innermost(t.w), io.NopCloser(strings.NewReader("x")), 0)
+	tooLarge.Read(make([]byte, 1))
+}
+
+// unread reports whether the client may have more of its body to send.
+func (t *roundTrip) unread() bool {
+	if t.limit == nil { // refused before its body was received
+		return t.r.ContentLength != 0
+	}
+	return t.body.unread()
 }
 
 // abort lets the client see that the rest of a response is missing, whose head is out.
 func (t *roundTrip) abort() {
-	if t.body.unread() && t.r.ProtoMajor == 1 {
+	if t.unread() && t.r.ProtoMajor == 1 {
 		t.closeUnread()
 	}
 	panic(http.ErrAbortHandler)

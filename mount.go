@@ -87,27 +87,40 @@ func lacksSlash(token string) bool {
 	return token != "" && !strings.ContainsAny(token, "@*/.:{?# ") && !slices.Contains(names, token) && nearest(token, names) == ""
 }
 
-// climbs reports whether dot segments in an escaped path lead above its beginning,
-// as whoever unescapes and resolves them reads it. No browser sends such a path.
+// climbs reports whether dot segments in an escaped path may lead above its beginning.
+// Some resolve them before they unescape, some after, some twice, and some take \ for /:
+// ".." counts for each segment that any of them sees, and what lies between two plain
+// slashes for one level at most. No browser sends such a path.
 func climbs(escapedPath string) bool {
-	path, err := url.PathUnescape(escapedPath)
-	if err != nil {
-		path = escapedPath
-	}
-	if !strings.Contains(path, "..") {
+	if !strings.Contains(unescaped(escapedPath), "..") {
 		return false
 	}
 	depth := 0
-	for segment := range strings.FieldsFuncSeq(path, func(r rune) bool { return r == '/' || r == '\\' }) {
-		switch segment {
-		case ".":
-		case "..":
-			if depth--; depth < 0 {
-				return true
+	for whole := range strings.SplitSeq(escapedPath, "/") {
+		level := 1
+		for segment := range strings.FieldsFuncSeq(unescaped(whole), isSlash) {
+			switch segment {
+			case ".":
+			case "..":
+				if depth--; depth < 0 {
+					return true
+				}
+			default:
+				depth += level
+				level = 0
 			}
-		default:
-			depth++
 		}
 	}
 	return false
+}
+
+func isSlash(r rune) bool { return r == '/' || r == '\\' }
+
+// unescaped returns a path as it is where it cannot be unescaped.
+func unescaped(escapedPath string) string {
+	path, err := url.PathUnescape(escapedPath)
+	if err != nil {
+		return escapedPath
+	}
+	return path
 }

@@ -4,41 +4,47 @@ import (
 	"bytes"
 	"net/http"
 	"testing"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
-// TestRefusalDuringUpload: a client that sends its whole body before it looks for the
-// response finds the one that was made here, as it does with respond and reverse_proxy.
+// TestRefusalDuringUpload: a client that is uploading gets the response, whoever made it,
+// and not a reset.
 func TestRefusalDuringUpload(t *testing.T) {
 	relay := newRelay(t, nil)
+	early := rawRelay(t, func(c *wstest.Conn) {
+		c.ReadHead()
+		c.WriteResponse("429 Too Many Requests", "later", "Connection: close")
+		c.CloseWrite()
+		c.ReadToEnd()
+	}).Addr
+	handled := mount(relay.URL, "origins https://app.example")
+	handled.body += "\nhandle_errors {\nrespond sorry\n}"
 	upload := make([]byte, 4<<20)
 	for name, test := range map[string]struct {
 		site site
 		want int
 	}{
-		"respond":       {site{body: "respond 403"}, http.StatusForbidden},
-		"reverse_proxy": {site{body: "reverse_proxy " + nobody(t)}, http.StatusBadGateway},
 		"origin":        {mount(relay.URL, "origins https://app.example"), http.StatusForbidden},
+		"handle_errors": {handled, http.StatusForbidden},
 		"max_body_size": {mount(relay.URL, "max_body_size 1MiB"), http.StatusRequestEntityTooLarge},
 		"unreachable":   {mount("wss://" + nobody(t)), http.StatusBadGateway},
+		"relay":         {mount("wss://" + early), http.StatusTooManyRequests},
 	} {
-		t.Run(name, func(t *testing.T) {
-			p := start(t, test.site)
-			const attempts = 50
-			lost := 0
-			var why error
-			for range attempts {
-				r := request(t, "POST", p.url("/websocket/trace"), bytes.NewReader(upload), "Origin: https://page.example")
-				response, err := p.client(t, http1).Do(r)
-				if err != nil {
-					lost, why = lost+1, err
-					continue
-				}
-				response.Body.Close()
-				wantStatus(t, response, test.want)
+		p := start(t, test.site)
+		client := p.client(t, http1)
+		for range 20 {
+			r := request(t, "POST", p.url("/websocket/trace"), bytes.NewReader(upload), "Origin: https://page.example")
+			response, err := client.Do(r)
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+				break
 			}
-			if lost > 0 {
-				t.Errorf("%d of %d clients did not get their %d: %v", lost, attempts, test.want, why)
+			response.Body.Close()
+			if response.StatusCode != test.want || !response.Close {
+				t.Errorf("%s: status %d, want %d; closes: %v, want true", name, response.StatusCode, test.want, response.Close)
 			}
-		})
+		}
+		p.stop(t)
 	}
 }

@@ -187,6 +187,20 @@ func accept101(t *testing.T, w http.ResponseWriter, r *http.Request, connection 
 	conn.Write(response.Bytes())
 }
 
+// TestNoContentType: what the relay says nothing of is not guessed, beside nosniff.
+func TestNoContentType(t *testing.T) {
+	relay := newRelay(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header()["Content-Type"] = nil
+		io.WriteString(w, "<html>")
+	})
+	p := start(t, mount(relay.URL))
+	overHTTP(t, func(t *testing.T, protocol string) {
+		response, body := ask(t, p.client(t, protocol), request(t, "GET", p.url("/websocket/page"), nil))
+		wantBody(t, body, "<html>")
+		wantLine(t, protocol, response.Header, "Content-Type", "")
+	})
+}
+
 // TestResponseHeader shows what of the relay's response the client sees: on a 101, on a
 // success, and on a response in place of a 101.
 func TestResponseHeader(t *testing.T) {

@@ -10,10 +10,15 @@ import (
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
-// TestNoReplayWithIdempotencyKey is TestNoReplay with a key that header_up adds:
-// http.Transport takes it for leave to send the request again.
+// TestNoReplayWithIdempotencyKey is TestNoReplay with a key, of header_up's or the
+// client's: http.Transport takes it for leave to send the request again.
 func TestNoReplayWithIdempotencyKey(t *testing.T) {
-	for _, field := range []string{"Idempotency-Key", "X-Idempotency-Key"} {
+	for _, test := range []struct{ option, field string }{
+		{option: "header_up Idempotency-Key 1"},
+		{option: "header_up X-Idempotency-Key 1"},
+		{field: "Idempotency-Key: 1"},
+		{field: "X-Idempotency-Key: 1"},
+	} {
 		var seen atomic.Int64
 		addr := rawRelay(t, func(c *wstest.Conn) {
 			if _, err := c.ReadRequest(); err != nil {
@@ -25,16 +30,20 @@ func TestNoReplayWithIdempotencyKey(t *testing.T) {
 				seen.Add(1)
 			}
 		}).Addr
-		p := start(t, mount("wss://"+addr, "header_up "+field+" {http.request.uuid}", transport("max_conns_per_host 100")))
+		p := start(t, mount("wss://"+addr, test.option, transport("max_conns_per_host 100")))
 		c := p.dial(t)
 		for _, want := range []int{http.StatusOK, http.StatusBadGateway} {
-			c.request("POST", "/websocket/trace", "Content-Length: 0")
+			fields := []string{"Content-Length: 0"}
+			if test.field != "" {
+				fields = append(fields, test.field)
+			}
+			c.request("POST", "/websocket/trace", fields...)
 			if status := c.response("POST").StatusCode; status != want {
-				t.Errorf("%s: status %d, want %d", field, status, want)
+				t.Errorf("%s%s: status %d, want %d", test.option, test.field, status, want)
 			}
 		}
 		if n := seen.Load(); n != 2 {
-			t.Errorf("%s: the relay saw %d requests, want 2", field, n)
+			t.Errorf("%s%s: the relay saw %d requests, want 2", test.option, test.field, n)
 		}
 		p.stop(t)
 	}

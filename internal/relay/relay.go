@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"net/http"
@@ -174,13 +175,43 @@ func (r *Relay) RoundTrip(req *http.Request) (*http.Response, error) {
 	if r.pool != nil && http1.Takes(req) {
 		response, err = r.pool.RoundTrip(req)
 	} else {
-		if body, ok := req.Body.(*http1.Body); ok {
-			req.Body = body.Copy() // a transport may read on when it has returned
-		}
-		response, err = r.requests.RoundTrip(req.WithContext(owned(req.Context())))
+		response, err = r.requests.RoundTrip(once(req.WithContext(owned(req.Context()))))
 	}
 	return r.checked(req, response, err)
 }
+
+// once makes the body of req one that cannot be rewound, whatever its method and fields.
+// Transports send a request without a body again when a kept connection has failed,
+// those for HTTP/2 also when the relay refuses it.
+func once(req *http.Request) *http.Request {
+	switch body := req.Body.(type) {
+	case *http1.Body:
+		req.Body = body.Copy() // a transport may read on when it has returned
+	default:
+		if body == http.NoBody {
+			withEmptyBody(req)
+		}
+	}
+	return req
+}
+
+// withEmptyBody gives req a body that happens to be empty. Its length counts as unknown,
+// so without "identity" it would go in chunks over HTTP/1.1. Where a length is expected
+// (RFC 9110, section 8.6) it is written in small letters, for http.Transport leaves out
+// its usual spelling. HTTP/2 needs neither, and drops both.
+func withEmptyBody(req *http.Request) {
+	req.Body = io.NopCloser(emptyBody{})
+	req.TransferEncoding = []string{"identity"}
+	switch req.Method {
+	case http.MethodPost, http.MethodPut, http.MethodPatch:
+		req.Header["content-length"] = []string{"0"}
+	}
+}
+
+// emptyBody is a reader of no bytes.
+type emptyBody struct{}
+
+func (emptyBody) Read([]byte) (int, error) { return 0, io.EOF }
 
 // Handshake sends the handshake of a WebSocket, and returns the connection that it
 // went over, which is the caller's if the relay has responded with 101. Otherwise it
