@@ -337,8 +337,8 @@ func (t *roundTrip) writeResponse(response *http.Response) error {
 // what comes after it is not taken for another request.
 //
 // Closing at once would reset the connection and could take the response along. net/http
-// sees to that by its body's type, which Caddy's read_idle_timeout hides, or where a
-// MaxBytesReader has found a body too large: so one does. It then reads 256 KiB at most,
+// sees to that by its body's type, which Caddy's read_idle_timeout hides, and where a
+// MaxBytesReader has found a body too large: so here one does. It then reads 256 KiB at most,
 // for abandonedBody at most, ends its own side and waits for half a second. That is what
 // a refused upload costs: a connection and its goroutine for a second and a half, no
 // slot, and no memory but its buffers.

@@ -91,6 +91,11 @@ func leaks() error {
 	if err := caddy.Stop(); err != nil {
 		return err
 	}
+	// Where an upload has been cut short net/http keeps its connection for half a second,
+	// and looks every half second whether it is gone: longer than Find waits.
+	if goleak.Find(lockKeeper) == nil {
+		return nil
+	}
 	return goleak.Find(lockKeeper)
 }
 
