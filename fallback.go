@@ -295,6 +295,14 @@ func (b *streamedBody) release() {
 	}
 }
 
+// discard takes what the client still sends, until abandonedBody is over: some write all
+// of a body before they look for a response.
+func (b *streamedBody) discard() {
+	b.release()
+	b.reading.Wait()
+	io.Copy(io.Discard, b.r.Body)
+}
+
 // errRelayLost ends a body that the relay is not there for any more.
 var errRelayLost = fmt.Errorf("the relay's connection has ended: %w", io.ErrUnexpectedEOF)
 
@@ -329,6 +337,10 @@ func (t *roundTrip) writeResponse(response *http.Response) error {
 		t.abort()
 	}
 	writeTrailer(header, response.Trailer, announced)
+	if t.r.ProtoMajor == 1 && t.unread() {
+		t.flush()
+		t.body.stream.discard()
+	}
 	return nil
 }
 
