@@ -10,10 +10,21 @@ import (
 	"github.com/pires/go-proxyproto"
 )
 
-// belowTLS returns the connection that TLS is spoken over, or conn.
+// tlsOf returns the outermost TLS of conn, around which there may be wrappers, or nil.
+func tlsOf(conn net.Conn) *tls.Conn {
+	for ; conn != nil; conn = wrappedBy(conn) {
+		if c, ok := conn.(*tls.Conn); ok {
+			return c
+		}
+	}
+	return nil
+}
+
+// belowTLS returns the connection that TLS is spoken over, or conn. To a relay behind a
+// forward proxy there may be TLS within TLS: it is below both.
 func belowTLS(conn net.Conn) net.Conn {
-	if c, ok := conn.(*tls.Conn); ok {
-		return c.NetConn()
+	for c := tlsOf(conn); c != nil; c = tlsOf(conn) {
+		conn = c.NetConn()
 	}
 	return conn
 }
