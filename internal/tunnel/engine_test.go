@@ -118,11 +118,14 @@ func TestInnermostConn(t *testing.T) {
 // Behind a wrapper without SetLinger and CloseWrite, ends are passed on all the same,
 // and the wrapper hears of the end.
 func TestEndsBehindWrapper(t *testing.T) {
-	for _, secure := range []bool{false, true} {
-		raw, client := tcpPair(t)
-		wrapper := &embedding{Conn: raw}
-		leg := net.Conn(wrapper)
-		if secure {
+	for _, where := range []string{"without TLS", "below TLS", "around TLS"} {
+		leg, client := tcpPair(t)
+		if where == "around TLS" {
+			leg, client = shakeHands(t, leg, client)
+		}
+		wrapper := &embedding{Conn: leg}
+		leg = wrapper
+		if where == "below TLS" {
 			leg, client = shakeHands(t, leg, client)
 		}
 		relayLeg, relay := tcpPair(t)
@@ -131,11 +134,11 @@ func TestEndsBehindWrapper(t *testing.T) {
 		pass(t, client, relay, []byte("hello"))
 		reset(relay)
 		if _, err := client.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
-			t.Errorf("TLS %v: the client sees %v, want a reset", secure, err)
+			t.Errorf("%s: the client sees %v, want a reset", where, err)
 		}
 		tunnel.Wait()
 		if !wrapper.closed {
-			t.Error("the wrapper was not closed")
+			t.Errorf("%s: the wrapper was not closed", where)
 		}
 	}
 }
