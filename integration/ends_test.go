@@ -17,7 +17,10 @@ import (
 // by TLS's close_notify, without which the end is a truncation (RFC 8446, section 6.1),
 // whatever wraps the connections: options of the transport, or listener wrappers.
 func TestEnds(t *testing.T) {
-	const timeouts = "read_timeout 1m\nwrite_timeout 1m"
+	const (
+		timeouts  = "read_timeout 1m\nwrite_timeout 1m"
+		aroundTLS = "listener_wrappers {\nproxy_protocol {\nallow 127.0.0.1/32\n}\n}" // TLS comes first unless it is named
+	)
 	header := from("192.0.2.1")
 	for _, test := range []struct {
 		name, transport, wrappers string
@@ -29,9 +32,8 @@ func TestEnds(t *testing.T) {
 		{name: "both timeouts", transport: timeouts},
 		{name: "proxy_protocol", wrappers: proxyProtocol, beforeTLS: header},
 		{name: "http_redirect", wrappers: "listener_wrappers {\nhttp_redirect\ntls\n}"},
-		{name: "wrapped TLS", wrappers: "listener_wrappers {\ntls\nproxy_protocol {\nallow 127.0.0.1/32\n}\n}", inTLS: header},
-		{name: "both timeouts, wrapped TLS", transport: timeouts,
-			wrappers: "listener_wrappers {\ntls\nproxy_protocol {\nallow 127.0.0.1/32\n}\n}", inTLS: header},
+		{name: "wrapped TLS", wrappers: aroundTLS, inTLS: header},
+		{name: "both timeouts, wrapped TLS", transport: timeouts, wrappers: aroundTLS, inTLS: header},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			relay := rawRelayWith(t, nil, nil)
