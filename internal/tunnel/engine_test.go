@@ -101,7 +101,7 @@ func TestInnermostConn(t *testing.T) {
 	for name, conn := range map[string]net.Conn{
 		"itself": tcp, "embedded": &embedding{Conn: tcp}, "embedded twice": &embedding{Conn: &embedding{Conn: tcp}},
 		"embedded TCP": wrapped{tcp.(*net.TCPConn)}, "TLS": tls.Client(&embedding{Conn: tcp}, nil),
-		"PROXY": proxyproto.NewConn(&embedding{Conn: tcp}),
+		"PROXY": proxyproto.NewConn(&embedding{Conn: tcp}), "unexported": hiding{&embedding{Conn: tcp}},
 	} {
 		if got := innermost(conn); got != tcp {
 			t.Errorf("%s: %T", name, got)
@@ -112,6 +112,29 @@ func TestInnermostConn(t *testing.T) {
 	defer pipe.Close()
 	if got := innermost(&embedding{Conn: pipe}); got != pipe {
 		t.Errorf("a pipe: %T", got)
+	}
+}
+
+// hiding is made as some of Caddy's wrappers are: of an unexported type that embeds.
+type hiding struct{ *embedding }
+
+func TestTLSOf(t *testing.T) {
+	tcp, _ := tcpPair(t)
+	secure := tls.Client(tcp, nil)
+	for name, conn := range map[string]net.Conn{
+		"itself": secure, "layer": layer{secure}, "embedded": &embedding{Conn: secure}, "twice": hiding{&embedding{Conn: secure}},
+		"embedded TLS": struct{ *tls.Conn }{secure}, "PROXY": proxyproto.NewConn(secure),
+	} {
+		if got := tlsOf(conn); got != secure {
+			t.Errorf("%s: %p", name, got)
+		}
+	}
+	for name, conn := range map[string]net.Conn{
+		"without": tcp, "within": tls.Client(&embedding{Conn: tls.Client(layer{tcp}, nil)}, nil),
+	} {
+		if got := innermost(BelowTLS(conn)); got != tcp || tlsOf(BelowTLS(conn)) != nil {
+			t.Errorf("TLS %s: %T is below", name, BelowTLS(conn))
+		}
 	}
 }
 

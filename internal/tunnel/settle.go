@@ -163,7 +163,7 @@ type connWire struct {
 
 // wireOf returns the wire below conn.
 func wireOf(conn net.Conn) wire {
-	below := belowTLS(conn)
+	below := BelowTLS(conn)
 	if w, ok := below.(wire); ok {
 		return w
 	}
