@@ -2,7 +2,6 @@ package watchrtcproxy
 
 import (
 	"context"
-	"io"
 	"net"
 	"net/http"
 	"runtime"
@@ -174,7 +173,7 @@ func (s *stopLimit) interrupt() {
 func (s *stopLimit) closeClients() {
 	s.conns.Range(func(conn, client any) bool {
 		if client.(*clientConn).carried.Load() != others {
-			innermostConn(conn.(net.Conn)).Close()
+			tunnel.BelowTLS(conn.(net.Conn)).Close() // a goodbye could wait for the peer
 		}
 		return true
 	})
@@ -200,17 +199,6 @@ func (s *stopLimit) wait() {
 		case <-drained:
 		case <-time.After(loggingMargin):
 		}
-	}
-}
-
-// innermostConn returns what is closed without a word to a peer that does not listen.
-func innermostConn(conn net.Conn) io.Closer {
-	for {
-		outer, ok := conn.(interface{ NetConn() net.Conn })
-		if !ok {
-			return conn
-		}
-		conn = outer.NetConn()
 	}
 }
 

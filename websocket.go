@@ -3,7 +3,6 @@ package watchrtcproxy
 import (
 	"bufio"
 	"bytes"
-	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -70,13 +69,6 @@ type afterResponse struct {
 
 func (c afterResponse) Read(p []byte) (int, error) { return c.body.Read(p) }
 func (c afterResponse) NetConn() net.Conn          { return c.Conn }
-
-func (c afterResponse) CloseWrite() error {
-	if conn, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return conn.CloseWrite()
-	}
-	return errors.ErrUnsupported
-}
 
 // openConn passes the relay's 101 on to an HTTP/1.1 client and starts the tunnel. It
 // returns while the tunnel lives.

@@ -101,7 +101,7 @@ func TestInnermostConn(t *testing.T) {
 	for name, conn := range map[string]net.Conn{
 		"itself": tcp, "embedded": &embedding{Conn: tcp}, "embedded twice": &embedding{Conn: &embedding{Conn: tcp}},
 		"embedded TCP": wrapped{tcp.(*net.TCPConn)}, "TLS": tls.Client(&embedding{Conn: tcp}, nil),
-		"PROXY": proxyproto.NewConn(&embedding{Conn: tcp}),
+		"PROXY": proxyproto.NewConn(&embedding{Conn: tcp}), "unexported": hiding{&embedding{Conn: tcp}},
 	} {
 		if got := innermost(conn); got != tcp {
 			t.Errorf("%s: %T", name, got)
@@ -115,14 +115,40 @@ func TestInnermostConn(t *testing.T) {
 	}
 }
 
+// hiding is made as some of Caddy's wrappers are: of an unexported type that embeds.
+type hiding struct{ *embedding }
+
+func TestTLSOf(t *testing.T) {
+	tcp, _ := tcpPair(t)
+	secure := tls.Client(tcp, nil)
+	for name, conn := range map[string]net.Conn{
+		"itself": secure, "layer": layer{secure}, "embedded": &embedding{Conn: secure}, "twice": hiding{&embedding{Conn: secure}},
+		"embedded TLS": struct{ *tls.Conn }{secure}, "PROXY": proxyproto.NewConn(secure),
+	} {
+		if got := tlsOf(conn); got != secure {
+			t.Errorf("%s: %p", name, got)
+		}
+	}
+	for name, conn := range map[string]net.Conn{
+		"without": tcp, "within": tls.Client(&embedding{Conn: tls.Client(layer{tcp}, nil)}, nil),
+	} {
+		if got := innermost(BelowTLS(conn)); got != tcp || tlsOf(BelowTLS(conn)) != nil {
+			t.Errorf("TLS %s: %T is below", name, BelowTLS(conn))
+		}
+	}
+}
+
 // Behind a wrapper without SetLinger and CloseWrite, ends are passed on all the same,
 // and the wrapper hears of the end.
 func TestEndsBehindWrapper(t *testing.T) {
-	for _, secure := range []bool{false, true} {
-		raw, client := tcpPair(t)
-		wrapper := &embedding{Conn: raw}
-		leg := net.Conn(wrapper)
-		if secure {
+	for _, where := range []string{"without TLS", "below TLS", "around TLS"} {
+		leg, client := tcpPair(t)
+		if where == "around TLS" {
+			leg, client = shakeHands(t, leg, client)
+		}
+		wrapper := &embedding{Conn: leg}
+		leg = wrapper
+		if where == "below TLS" {
 			leg, client = shakeHands(t, leg, client)
 		}
 		relayLeg, relay := tcpPair(t)
@@ -131,11 +157,11 @@ func TestEndsBehindWrapper(t *testing.T) {
 		pass(t, client, relay, []byte("hello"))
 		reset(relay)
 		if _, err := client.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
-			t.Errorf("TLS %v: the client sees %v, want a reset", secure, err)
+			t.Errorf("%s: the client sees %v, want a reset", where, err)
 		}
 		tunnel.Wait()
 		if !wrapper.closed {
-			t.Error("the wrapper was not closed")
+			t.Errorf("%s: the wrapper was not closed", where)
 		}
 	}
 }

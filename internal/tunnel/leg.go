@@ -63,7 +63,7 @@ type source interface {
 // setsDeadlines says that conn sets read deadlines of its own on each read. Such a leg
 // keeps a buffer while it waits.
 func ConnLeg(conn net.Conn, pending []byte, setsDeadlines bool) Leg {
-	if tlsConn, ok := conn.(*tls.Conn); ok {
+	if tlsConn := tlsOf(conn); tlsConn != nil {
 		releaseHandshake(tlsConn)
 	}
 	noticeVanished(conn)
@@ -104,11 +104,10 @@ func (l *connLeg) receive() (*buffer, int, error) {
 }
 
 func (l *connLeg) closeWrite() error {
-	conn := l.Conn
-	if _, ok := conn.(*tls.Conn); !ok {
-		conn = innermost(conn)
+	if tlsConn := tlsOf(l.Conn); tlsConn != nil {
+		return tlsConn.CloseWrite()
 	}
-	if c, ok := conn.(interface{ CloseWrite() error }); ok {
+	if c, ok := innermost(l.Conn).(interface{ CloseWrite() error }); ok {
 		return c.CloseWrite()
 	}
 	return errors.ErrUnsupported
@@ -124,21 +123,21 @@ func (l *connLeg) settle(end legEnd) (cut int) {
 	if end.how == endClean && !end.dead {
 		l.sayGoodbye(end.until())
 	}
-	_, isTLS := l.Conn.(*tls.Conn)
-	return newSettling(end, wireOf(l.Conn), isTLS).settleNow()
+	return newSettling(end, wireOf(l.Conn), tlsOf(l.Conn) != nil).settleNow()
 }
 
 // sayGoodbye sends TLS's close_notify, if it has not been sent. crypto/tls would
 // try for 5 s.
 func (l *connLeg) sayGoodbye(until time.Time) {
-	tlsConn, ok := l.Conn.(*tls.Conn)
-	rest := time.Until(until)
-	if !ok || rest <= 0 {
-		return
+	for c := tlsOf(l.Conn); c != nil; c = tlsOf(c.NetConn()) {
+		rest := time.Until(until)
+		if rest <= 0 {
+			return
+		}
+		limit := time.AfterFunc(rest, func() { c.SetWriteDeadline(longAgo) })
+		c.CloseWrite()
+		limit.Stop()
 	}
-	limit := time.AfterFunc(rest, func() { tlsConn.SetWriteDeadline(longAgo) })
-	defer limit.Stop()
-	tlsConn.CloseWrite()
 }
 
 // bufferedSource holds a buffer while it waits: the plain way, for connections

@@ -271,18 +271,40 @@ func TestConnLegEnd(t *testing.T) {
 
 // Only a clean end says goodbye in TLS.
 func TestConnLegEndCloseNotify(t *testing.T) {
-	for _, c := range endings {
-		leg, raw := tcpPair(t)
-		server, _ := shakeHands(t, leg, raw)
-		go func() {
-			ConnLeg(server, nil, false).settle(legEnd{how: c.how, until: soon})
-		}()
-		got, _ := io.ReadAll(raw)
-		if notified := len(got) > 0; notified != (c.how == endClean) {
-			t.Errorf("%s: close_notify was sent: %v", c.name, notified)
+	eachTLS(t, func(t *testing.T, kind socketKind) {
+		for _, c := range endings {
+			leg, peer := kind.leg(t)
+			raw := innermost(peer)
+			go leg.settle(legEnd{how: c.how, until: soon})
+			got, _ := io.ReadAll(raw)
+			if notified := len(got) > 0; notified != (c.how == endClean) {
+				t.Errorf("%s: close_notify was sent: %v", c.name, notified)
+			}
+			raw.Close()
 		}
-		raw.Close()
-	}
+	})
+}
+
+// So does the end of one direction.
+func TestConnLegCloseWriteCloseNotify(t *testing.T) {
+	eachTLS(t, func(t *testing.T, kind socketKind) {
+		leg, peer := kind.leg(t)
+		if err := leg.closeWrite(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := innermost(peer).Read(make([]byte, 1)); err != nil {
+			t.Errorf("no close_notify comes, but %v", err)
+		}
+	})
+}
+
+func eachTLS(t *testing.T, test func(t *testing.T, kind socketKind)) {
+	eachSocket(t, func(t *testing.T, kind socketKind) {
+		if !kind.tls {
+			t.Skip("no TLS")
+		}
+		test(t, kind)
+	})
 }
 
 // A peer that takes nothing must not keep a writer, nor the end, for ever.

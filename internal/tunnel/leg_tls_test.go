@@ -70,6 +70,7 @@ func TestNewSource(t *testing.T) {
 		{"TLS over something else", wrappedServer, false, &wakeTLSSource{}},
 		{"TLS over deadlines", wrappedServer, true, bufferedSource{}},
 		{"something else", pipe, false, bufferedSource{}},
+		{"something else over TLS", &embedding{Conn: server}, false, bufferedSource{}},
 		{"TLS before its handshake", tls.Client(tcp, new(tls.Config)), false, &wakeTLSSource{}},
 	} {
 		got := newSource(c.conn, c.setsDeadlines)
@@ -87,7 +88,7 @@ func TestTLSReleasesConfig(t *testing.T) {
 			config := &tls.Config{MaxVersion: version}
 			s, c := shakeHandsAs(t, a, b, config)
 			configs := []weak.Pointer[tls.Config]{weak.Make(*configOf(s)), weak.Make(*configOf(c))}
-			server, client := ConnLeg(s, nil, false), ConnLeg(c, nil, false)
+			server, client := ConnLeg(s, nil, false), ConnLeg(&embedding{Conn: c}, nil, false)
 			for i, p := range configs {
 				if !collected(p) {
 					t.Errorf("configuration %d is still there", i)

@@ -66,11 +66,14 @@ func newSock(leg Leg) *sock {
 	if !ok || l.setsDeadlines {
 		return nil
 	}
-	tlsConn, isTLS := l.Conn.(*tls.Conn)
-	if isTLS && (!tlsConn.ConnectionState().HandshakeComplete || renegotiates(tlsConn)) {
-		return nil
+	top := l.Conn
+	tlsConn, isTLS := top.(*tls.Conn)
+	if isTLS {
+		if !tlsConn.ConnectionState().HandshakeComplete || renegotiates(tlsConn) {
+			return nil
+		}
+		top = tlsConn.NetConn()
 	}
-	top := belowTLS(l.Conn)
 	conn := top
 	for passesOn(conn) {
 		conn = wrappedBy(conn)

@@ -158,15 +158,20 @@ func (s *settling) settleNow() (cut int) {
 type connWire struct {
 	below  net.Conn // what is closed: a wrapper may have its own ideas of that
 	socket net.Conn // the innermost
+	around net.Conn // what has been put around TLS; nil for nothing
 }
 
 // wireOf returns the wire below conn.
 func wireOf(conn net.Conn) wire {
-	below := belowTLS(conn)
+	below := BelowTLS(conn)
 	if w, ok := below.(wire); ok {
 		return w
 	}
-	return connWire{below: below, socket: innermost(below)}
+	w := connWire{below: below, socket: innermost(below)}
+	if c := tlsOf(conn); c != nil && conn != net.Conn(c) {
+		w.around = conn
+	}
+	return w
 }
 
 func (w connWire) held() int { return 0 } // Write has waited until all was taken
@@ -211,4 +216,11 @@ func (w connWire) SetLinger(sec int) error {
 	return nil
 }
 
-func (w connWire) Close() error { return w.below.Close() }
+// Close closes what is below TLS first, which would send close_notify otherwise.
+func (w connWire) Close() error {
+	err := w.below.Close()
+	if w.around != nil {
+		w.around.Close() // may do more than what it is around, and finds that closed
+	}
+	return err
+}

@@ -49,7 +49,19 @@ var socketKinds = []socketKind{
 	}},
 	{name: "tls-deadlines", tls: true, setsDeadlines: true, connect: func(t *testing.T) (net.Conn, net.Conn) {
 		leg, peer := tcpPair(t)
-		return shakeHands(t, deadlineSetter{leg.(*net.TCPConn)}, peer)
+		secure, peer := shakeHands(t, deadlineSetter{leg.(*net.TCPConn)}, peer)
+		return layer{secure}, peer
+	}},
+	{name: "tls-then-wrapped", tls: true, connect: func(t *testing.T) (net.Conn, net.Conn) {
+		leg, peer := tcpPair(t)
+		secure, peer := shakeHands(t, leg, peer)
+		return &embedding{Conn: secure}, peer
+	}},
+	{name: "tls-in-tls", tls: true, connect: func(t *testing.T) (net.Conn, net.Conn) {
+		leg, peer := tcpPair(t)
+		peer, leg = shakeHands(t, peer, leg)
+		peer, leg = shakeHands(t, peer, leg)
+		return leg, peer
 	}},
 }
 
@@ -70,6 +82,11 @@ func (k socketKind) leg(t *testing.T) (Leg, net.Conn) {
 
 // wrapped hides from a leg that it is over TCP, as listener wrappers do.
 type wrapped struct{ *net.TCPConn }
+
+// layer says what it is around.
+type layer struct{ net.Conn }
+
+func (c layer) NetConn() net.Conn { return c.Conn }
 
 // deadlineSetter sets a read deadline of its own on each read, as Caddy's read_timeout
 // does.

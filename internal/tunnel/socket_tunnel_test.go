@@ -38,7 +38,7 @@ func openSocketTunnel(t *testing.T, client, relay socketKind, pendingClient, pen
 var socketPairs = [][2]string{
 	{"tcp", "tcp"}, {"tls-server", "tls-client"}, {"tls-server", "tcp"}, {"tcp", "tls-client"},
 	{"tls-wrapped", "tls-client"}, {"tls-server", "tls-deadlines"}, {"tcp-wrapped", "tcp"}, {"tls-1.2", "tls-1.2"},
-	{"tcp-proxied", "tcp"}, {"tls-proxied", "tls-client"},
+	{"tcp-proxied", "tcp"}, {"tls-proxied", "tls-client"}, {"tls-then-wrapped", "tls-in-tls"},
 }
 
 func kindNamed(name string) socketKind {

@@ -10,10 +10,22 @@ import (
 	"github.com/pires/go-proxyproto"
 )
 
-// belowTLS returns the connection that TLS is spoken over, or conn.
-func belowTLS(conn net.Conn) net.Conn {
-	if c, ok := conn.(*tls.Conn); ok {
-		return c.NetConn()
+// tlsOf returns the outermost TLS of conn, around which there may be wrappers, or nil.
+func tlsOf(conn net.Conn) *tls.Conn {
+	for ; conn != nil; conn = wrappedBy(conn) {
+		if c, ok := conn.(*tls.Conn); ok {
+			return c
+		}
+	}
+	return nil
+}
+
+// BelowTLS returns the connection that TLS is spoken over, or conn. To a relay behind a
+// forward proxy there may be TLS within TLS: it is below both. Closing it closes conn
+// without a word to a peer that does not listen, and without saying that all is well.
+func BelowTLS(conn net.Conn) net.Conn {
+	for c := tlsOf(conn); c != nil; c = tlsOf(conn) {
+		conn = c.NetConn()
 	}
 	return conn
 }
@@ -35,27 +47,39 @@ func wrappedBy(conn net.Conn) net.Conn {
 	switch c := conn.(type) {
 	case *net.TCPConn, *net.UnixConn:
 		return nil
-	case interface{ NetConn() net.Conn }:
+	case *tls.Conn:
 		return c.NetConn()
 	case *proxyproto.Conn:
 		return c.Raw()
 	}
-	return embeddedConn(conn)
+	// First, because what embeds a *tls.Conn has its NetConn, too, which leads below TLS.
+	if below := embeddedIn(reflect.ValueOf(conn)); below != nil {
+		return below
+	}
+	if c, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		return c.NetConn()
+	}
+	return nil
 }
 
-// embeddedConn returns the connection that conn's type embeds, or nil. That is how a
+// embeddedIn returns the connection that a wrapper's type embeds, or nil. That is how a
 // wrapper is usually made, and some, Caddy's http_redirect among them, have no
-// other way to what they wrap.
-func embeddedConn(conn net.Conn) net.Conn {
-	v := reflect.Indirect(reflect.ValueOf(conn))
+// other way to what they wrap. What an unexported type has embedded that is itself
+// embedded is found too.
+func embeddedIn(wrapper reflect.Value) net.Conn {
+	v := reflect.Indirect(wrapper)
 	if v.Kind() != reflect.Struct {
 		return nil
 	}
 	for i := range v.NumField() {
-		if f := v.Type().Field(i); !f.Anonymous || !f.IsExported() {
-			continue
+		var below net.Conn
+		switch f := v.Type().Field(i); {
+		case f.Anonymous && f.IsExported():
+			below, _ = v.Field(i).Interface().(net.Conn)
+		case f.Anonymous:
+			below = embeddedIn(v.Field(i))
 		}
-		if below, ok := v.Field(i).Interface().(net.Conn); ok {
+		if below != nil {
 			return below
 		}
 	}
