@@ -124,7 +124,8 @@ func TestHTTP3Error(t *testing.T) {
 	}
 }
 
-// openHTTP3Stream returns what a client reads of a stream that handle writes.
+// openHTTP3Stream returns what a client reads of a stream that handle writes, once the
+// client has the response's header.
 func openHTTP3Stream(t *testing.T, config *quic.Config, handle func(*http3Stream)) io.Reader {
 	t.Helper()
 	tlsConfig := authority.Issue("localhost").ServerConfig(http3.NextProtoH3)
@@ -132,8 +133,11 @@ func openHTTP3Stream(t *testing.T, config *quic.Config, handle func(*http3Stream
 	if err != nil {
 		t.Fatal(err)
 	}
+	opened := make(chan bool)
+	defer close(opened)
 	server := &http3.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		http.NewResponseController(w).Flush()
+		<-opened // lest a reset overtake the header
 		handle(newHTTP3Stream(w.(http3.HTTPStreamer).HTTPStream()))
 	})}
 	served := make(chan error, 1)
