@@ -1,9 +1,11 @@
 package watchrtcproxy
 
 import (
+	"errors"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
+	"github.com/quic-go/quic-go/quicvarint"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/tunnel"
 )
@@ -91,11 +94,14 @@ type http3Stream struct {
 	*http3.Stream
 	active atomic.Bool // something has come or gone since keepAlive looked
 
-	mu     sync.Mutex // whoever holds it writes; protects broken
-	broken bool       // a frame may have been written in part
+	mu      sync.Mutex // whoever holds it writes; protects what follows
+	written time.Time  // when something was last written
+	broken  bool       // a frame may have been written in part
 }
 
-func newHTTP3Stream(s *http3.Stream) *http3Stream { return &http3Stream{Stream: s} }
+func newHTTP3Stream(s *http3.Stream) *http3Stream {
+	return &http3Stream{Stream: s, written: time.Now()} // the response's header
+}
 
 func (s *http3Stream) Header() http.Header { return nil }
 func (s *http3Stream) WriteHeader(int)     {}
@@ -104,27 +110,87 @@ func (s *http3Stream) Flush()              {} // nothing is buffered
 func (s *http3Stream) Read(p []byte) (int, error) {
 	n, err := s.Stream.Read(p)
 	s.active.Store(true)
-	return n, err
+	return n, http3Error(err)
 }
 
+// Write puts p into a DATA frame (RFC 9114, section 7.2.1). It returns when the client
+// has granted room for all of it and all of it has been sent: quic-go's Write keeps up
+// to a packet, to fill it with what may come.
 func (s *http3Stream) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.active.Store(true)
-	n, err := s.Stream.Write(p)
-	s.broken = s.broken || err != nil
-	return n, err
+	stream := s.QUICStream()
+	n := 0
+	_, err := stream.Write(quicvarint.Append([]byte{dataFrame}, uint64(len(p))))
+	if err == nil {
+		n, err = stream.WriteWithLimit(p, unlimited)
+	}
+	s.written = time.Now()
+	if err != nil {
+		s.broken = true
+		return n, http3Error(err)
+	}
+	stream.SetReliableBoundary() // a reset spares what was sent, if the client can do that
+	return n, nil
 }
 
+// dataFrame is the type of DATA frames.
+const dataFrame = 0
+
+func unlimited(n int) int { return n }
+
+// deliveryTime is how long the client has to take what was written before a reset may
+// throw it away: as long as a peer has on any other leg.
+const deliveryTime = 5 * time.Second
+
 // end ends the stream as the tunnel has ended (RFC 9220, section 3).
+//
+// A reset throws away what has not been acknowledged, and what the client's program has
+// not read, unless the client takes resets with partial delivery
+// (draft-ietf-quic-reliable-stream-reset). quic-go tells neither what is acknowledged
+// nor what the client takes. So an abnormal end is a reset only where nothing has been
+// written for deliveryTime. Else the stream ends in order and all is delivered: a
+// WebSocket that ends without a Close frame has still ended abnormally (RFC 6455,
+// section 7.1.5). A frame that was cut takes a reset in any case: an orderly end within
+// it is an error of the connection, and of all that is on it (RFC 9114, section 7.1).
 func (s *http3Stream) end(abnormal bool) {
-	if abnormal {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.broken || abnormal && time.Since(s.written) >= deliveryTime {
 		s.CancelRead(quic.StreamErrorCode(http3.ErrCodeRequestCanceled))
 		s.CancelWrite(quic.StreamErrorCode(http3.ErrCodeRequestCanceled))
 		return
 	}
 	s.CancelRead(quic.StreamErrorCode(http3.ErrCodeNoError)) // if it has not ended
 	s.Close()
+}
+
+// How a stream has failed. quic-go's errors hold the client's own words (RFC 9000,
+// section 19.19), which are nothing for a log.
+var (
+	errStreamReset        = errors.New("stream reset")
+	errConnectionClosed   = errors.New("connection closed")
+	errConnectionVanished = errors.New("connection timed out")
+	errConnectionFailed   = errors.New("connection failed")
+)
+
+// http3Error returns err, of a stream, without any words of the client's. An orderly
+// end and a deadline that has passed stay what they are.
+func http3Error(err error) error {
+	if err == nil || err == io.EOF || errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	if _, ok := errors.AsType[*quic.StreamError](err); ok {
+		return errStreamReset
+	}
+	if _, ok := errors.AsType[*quic.ApplicationError](err); ok {
+		return errConnectionClosed
+	}
+	if _, ok := errors.AsType[*quic.IdleTimeoutError](err); ok {
+		return errConnectionVanished
+	}
+	return errConnectionFailed
 }
 
 // keepAliveInterval is well below QUIC's idle timeout, which is 30 s here and may be

@@ -2,12 +2,15 @@ package watchrtcproxy
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"testing"
 	"time"
 
@@ -49,6 +52,113 @@ func TestHTTP3Silence(t *testing.T) {
 		}
 	}
 	w.Close()
+}
+
+// TestHTTP3End ends streams, in order and not, whose client reads once they have ended.
+func TestHTTP3End(t *testing.T) {
+	const room = 10_000 // that the client grants
+	whole, cut := make([]byte, room/2), make([]byte, room)
+	for name, test := range map[string]struct {
+		silent         time.Duration // since something was written
+		cut            bool          // the client has no room for all that is written
+		abnormal       bool
+		partialResets  bool // that the client takes: they spare what was sent
+		whole, inOrder bool // what the client gets
+	}{
+		"in order":                  {whole: true, inOrder: true},
+		"in order, cut":             {cut: true},
+		"in order, cut, partial":    {cut: true, partialResets: true, whole: true},
+		"abnormal, right after":     {abnormal: true, whole: true, inOrder: true},
+		"abnormal, in silence":      {abnormal: true, silent: deliveryTime},
+		"abnormal, silent, partial": {abnormal: true, silent: deliveryTime, partialResets: true, whole: true},
+		"abnormal, cut":             {abnormal: true, cut: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			config := &quic.Config{
+				InitialStreamReceiveWindow: room, MaxStreamReceiveWindow: room,
+				EnableStreamResetPartialDelivery: test.partialResets,
+			}
+			ended := make(chan bool)
+			r := openHTTP3Stream(t, config, func(s *http3Stream) {
+				defer close(ended)
+				if n, err := s.Write(whole); n != len(whole) || err != nil {
+					t.Errorf("%d bytes are written, %v", n, err)
+				}
+				if test.cut {
+					s.SetWriteDeadline(time.Now().Add(50 * time.Millisecond))
+					if n, err := s.Write(cut); n >= room/2 || !errors.Is(err, os.ErrDeadlineExceeded) {
+						t.Errorf("%d bytes are written, %v", n, err)
+					}
+				}
+				s.written = s.written.Add(-test.silent)
+				s.end(test.abnormal)
+			})
+			<-ended
+			got, err := io.ReadAll(r)
+			if err == nil != test.inOrder || test.whole && !bytes.HasPrefix(got, whole) {
+				t.Errorf("the client gets %d bytes, then %v", len(got), err)
+			}
+			if reset, ok := errors.AsType[*http3.Error](err); err != nil && (!ok || reset.ErrorCode != http3.ErrCodeRequestCanceled) {
+				t.Errorf("the client gets %v", err)
+			}
+		})
+	}
+}
+
+// TestHTTP3Error shows that no words of a client's get into the log.
+func TestHTTP3Error(t *testing.T) {
+	const words = "words of the client's"
+	for want, errs := range map[error][]error{
+		nil:                   {nil},
+		io.EOF:                {io.EOF},
+		errStreamReset:        {&quic.StreamError{}, fmt.Errorf("%s: %w", words, &quic.StreamError{})},
+		errConnectionClosed:   {&quic.ApplicationError{ErrorMessage: words}, fmt.Errorf("%w", &quic.ApplicationError{})},
+		errConnectionVanished: {&quic.IdleTimeoutError{}},
+		errConnectionFailed:   {&quic.TransportError{ErrorMessage: words}, &quic.StatelessResetError{}, errors.New(words)},
+	} {
+		for _, err := range errs {
+			if got := http3Error(err); got != want {
+				t.Errorf("%v: %v, want %v", err, got, want)
+			}
+		}
+	}
+}
+
+// openHTTP3Stream returns what a client reads of a stream that handle writes, once the
+// client has the response's header.
+func openHTTP3Stream(t *testing.T, config *quic.Config, handle func(*http3Stream)) io.Reader {
+	t.Helper()
+	tlsConfig := authority.Issue("localhost").ServerConfig(http3.NextProtoH3)
+	ln, err := quic.ListenAddrEarly("127.0.0.1:0", tlsConfig, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opened := make(chan bool)
+	defer close(opened)
+	server := &http3.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.NewResponseController(w).Flush()
+		<-opened // lest a reset overtake the header
+		handle(newHTTP3Stream(w.(http3.HTTPStreamer).HTTPStream()))
+	})}
+	served := make(chan error, 1)
+	go func() { served <- server.ServeListener(ln) }()
+	transport := &http3.Transport{TLSClientConfig: authority.ClientConfig("localhost"), QUICConfig: config}
+	t.Cleanup(func() {
+		transport.Close()
+		server.Close()
+		ln.Close()
+		<-served
+	})
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+ln.Addr().String(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := transport.RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { response.Body.Close() })
+	return response.Body
 }
 
 // openHTTP3 opens a WebSocket by extended CONNECT (RFC 9220).

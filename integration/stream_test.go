@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/quic-go/quic-go/http3"
 	"golang.org/x/net/http2"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/handshake"
@@ -126,7 +125,9 @@ func TestStreamHalfClose(t *testing.T) {
 	})
 }
 
-// TestStreamAbnormalEnd shows that a reset on one side is one on the other.
+// TestStreamAbnormalEnd shows that a reset on one side is one on the other. Over HTTP/3
+// it would throw away what has been sent just now, so that the client gets an end
+// without a Close frame.
 func TestStreamAbnormalEnd(t *testing.T) {
 	overStreams(t, func(t *testing.T, protocol string) {
 		hello := wire(true, wstest.Message("hello"))
@@ -156,9 +157,8 @@ func TestStreamAbnormalEnd(t *testing.T) {
 		expect(t, s.r, hello)
 		byRelay <- true
 		_, err := io.ReadAll(s.r)
-		var http2Reset http2.StreamError
-		var http3Reset *http3.Error
-		if !errors.As(err, &http2Reset) && !errors.As(err, &http3Reset) {
+		_, reset := errors.AsType[http2.StreamError](err)
+		if inOrder := err == nil; !reset && !(inOrder && protocol == http3x) {
 			t.Errorf("a reset by the relay looks like %v to the client", err)
 		}
 		p.logs.wait(t, 2, `"tunnel closed"`, `"close_code":1006`)

@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -228,10 +229,14 @@ func (t *Tunnel) noteCut(d *direction, n int) {
 }
 
 // endReason says why a direction has ended, without the addresses that net puts
-// into its errors: whoever masks them does not want them in the logs either.
+// into its errors: whoever masks them does not want them in the logs either. Nor has
+// it any words of a peer's, such as the names in a relay's new certificate.
 func endReason(err error) string {
 	if isOrderly(err) {
 		return "end of stream"
+	}
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return "certificate not trusted"
 	}
 	if op, ok := errors.AsType[*net.OpError](err); ok {
 		return op.Err.Error()

@@ -1,8 +1,13 @@
 package tunnel
 
 import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
 	"io"
 	"net"
+	"os"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -106,4 +111,26 @@ func TestBothReset(t *testing.T) {
 			}
 		}
 	})
+}
+
+// The reason in the log has neither addresses nor words of a peer's.
+func TestEndReason(t *testing.T) {
+	reset := os.NewSyscallError("read", syscall.ECONNRESET)
+	addr := &net.TCPAddr{IP: net.IPv4(203, 0, 113, 1), Port: 443}
+	words := x509.HostnameError{Certificate: &x509.Certificate{DNSNames: []string{"the relay's own words"}}, Host: "relay.example"}
+	for _, test := range []struct {
+		err  error
+		want string
+	}{
+		{io.EOF, "end of stream"},
+		{errOtherEnded, "end of stream"},
+		{&net.OpError{Op: "read", Net: "tcp", Addr: addr, Err: reset}, reset.Error()},
+		{fmt.Errorf("%w: %w", errWrite, &net.OpError{Op: "write", Net: "tcp", Addr: addr, Err: reset}), reset.Error()},
+		{&tls.CertificateVerificationError{Err: words}, "certificate not trusted"},
+		{&net.OpError{Op: "local error", Err: &tls.CertificateVerificationError{Err: words}}, "certificate not trusted"},
+	} {
+		if got := endReason(test.err); got != test.want {
+			t.Errorf("%v: %q, want %q", test.err, got, test.want)
+		}
+	}
 }

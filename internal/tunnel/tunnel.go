@@ -63,7 +63,7 @@ type Summary struct {
 	// code, 1006 where none was seen (RFC 6455, section 7.4.1).
 	CloseCode int
 	// Reason says why, in a word or two: "close frame", "end of stream",
-	// "idle", "drained", or the network's error.
+	// "idle", "drained", or the network's error; never in a peer's words.
 	Reason string
 }
 
