@@ -3,6 +3,7 @@ package watchrtcproxy
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"io"
 	"net"
 	"net/http"
