@@ -40,11 +40,7 @@ func (t *roundTrip) shakeHands() (*http.Response, error) {
 // openTunnel passes the relay's 101 on and starts the tunnel.
 func (t *roundTrip) openTunnel(response *http.Response) error {
 	t.setResponseHeader(response)
-	// The 101 has handed the connection over to us, with what came after it.
-	leg := tunnel.ConnLeg(afterResponse{t.conn, response.Body}, nil, true)
-	if !t.relay.SetsDeadlines {
-		leg = tunnel.ConnLeg(t.conn, tunnel.Pending(response.Body, t.conn), false)
-	}
+	leg := t.relayLeg(response.Body)
 	open := t.openConn
 	if handshake.Extended(t.r) {
 		open = t.openStream
@@ -59,6 +55,15 @@ func (t *roundTrip) openTunnel(response *http.Response) error {
 		// would hold the URL, and so the key.
 	}
 	return nil
+}
+
+// relayLeg returns the leg to the relay. The 101 has handed the connection over to us, with
+// what came after it.
+func (t *roundTrip) relayLeg(body io.Reader) tunnel.Leg {
+	if t.relay.SetsDeadlines {
+		return tunnel.ConnLeg(afterResponse{t.conn, body}, nil, true)
+	}
+	return tunnel.ConnLeg(t.conn, tunnel.Pending(body, t.conn), false)
 }
 
 // afterResponse is a connection whose read deadlines are not ours to set. What came
