@@ -97,3 +97,18 @@ func TestKeyInNoLogOfJammedClient(t *testing.T) {
 		}
 	}
 }
+
+// TestJammedClientHoldsNoSlot has a client that never takes the response to its
+// handshake. Nothing moves in either direction, so idle_timeout ends it like a tunnel.
+func TestJammedClientHoldsNoSlot(t *testing.T) {
+	p, j := jam(t, "?x=1", "handshake_timeout 5s", "idle_timeout 1s", "max_tunnels 1")
+	select {
+	case <-j.relayOver:
+	case <-time.After(10 * time.Second):
+		t.Error("10 s of silence, with an idle_timeout of 1 s, and the relay's connection is still open")
+	}
+	c := p.dial(t)
+	if response := c.handshake("/websocket"); response.StatusCode == http.StatusServiceUnavailable {
+		t.Error("the slot is still taken")
+	}
+}
