@@ -46,13 +46,12 @@ func (t *roundTrip) openTunnel(response *http.Response) error {
 		open = t.openStream
 	}
 	if err := open(leg); err != nil {
-		t.conn.Close()
-		t.notOpened()
 		if errors.Is(err, http.ErrNotSupported) {
 			return t.refuse(&refusal{status: http.StatusInternalServerError, err: err})
 		}
-		// The client has gone. That is no error of the server's, whose line in Caddy's log
-		// would hold the URL, and so the key.
+		// The client has gone, or takes nothing. That is no error of the server's, whose line
+		// in Caddy's log would hold the URL, and so the key.
+		panic(http.ErrAbortHandler) // the response has begun
 	}
 	return nil
 }
@@ -64,6 +63,18 @@ func (t *roundTrip) relayLeg(body io.Reader) tunnel.Leg {
 		return tunnel.ConnLeg(afterResponse{t.conn, body}, nil, true)
 	}
 	return tunnel.ConnLeg(t.conn, tunnel.Pending(body, t.conn), false)
+}
+
+// clientPatience is how long a client may take for the response to its handshake. It is
+// no part of handshake_timeout, of which a slow relay may leave next to nothing: with
+// its default, both make the 15 s that the SDK waits.
+const clientPatience = 5 * time.Second
+
+// notTaken gives up a handshake whose response the client has not taken.
+func (t *roundTrip) notTaken() {
+	t.conn.Close()
+	t.freeSlot()
+	t.notOpened()
 }
 
 // afterResponse is a connection whose read deadlines are not ours to set. What came
@@ -86,12 +97,16 @@ func (t *roundTrip) openConn(relay tunnel.Leg) error {
 	t.w.WriteHeader(http.StatusSwitchingProtocols)
 	conn, rw, err := http.NewResponseController(tunnel.Innermost(t.w)).Hijack()
 	if err != nil {
+		t.notTaken()
 		return err
 	}
+	conn.SetWriteDeadline(time.Now().Add(clientPatience))
 	if err := rw.Flush(); err != nil {
 		conn.Close()
+		t.notTaken()
 		return err
 	}
+	conn.SetWriteDeadline(time.Time{})
 	t.open(tunnel.ConnLeg(conn, buffered(rw.Reader), false), relay)
 	return nil
 }

@@ -36,7 +36,7 @@ func (t *roundTrip) openStream(relay tunnel.Leg) error {
 	inner := tunnel.Innermost(t.w)
 	t.w.WriteHeader(http.StatusOK)
 	inner.WriteHeader(http.StatusOK) // a wrapper may keep it back, to see the body first
-	if err := http.NewResponseController(inner).Flush(); err != nil {
+	if err := t.flushHead(inner); err != nil {
 		return err
 	}
 	if streamer, ok := inner.(http3.HTTPStreamer); ok {
@@ -52,6 +52,24 @@ func (t *roundTrip) openStream(relay tunnel.Leg) error {
 		panic(http.ErrAbortHandler) // RST_STREAM: an abnormal end stays one
 	}
 	return nil
+}
+
+// flushHead waits until the client's connection has taken the response. When that takes
+// too long, slot and relay are given up at once: over HTTP/2 this goroutine has to stay
+// until the connection takes something again, or ends.
+func (t *roundTrip) flushHead(inner http.ResponseWriter) error {
+	client := http.NewResponseController(inner)
+	client.SetWriteDeadline(time.Now().Add(clientPatience))
+	giveUp := sync.OnceFunc(t.notTaken)
+	limit := time.AfterFunc(clientPatience, giveUp)
+	err := client.Flush()
+	if !limit.Stop() {
+		err = os.ErrDeadlineExceeded
+	}
+	if err != nil {
+		giveUp() // or wait until that is done
+	}
+	return err
 }
 
 func (t *roundTrip) tunnelHTTP3(s *http3Stream, relay tunnel.Leg) {

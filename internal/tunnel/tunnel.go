@@ -35,7 +35,8 @@ type Info struct {
 	// HTTP is the major version of HTTP that the client speaks.
 	HTTP uint8
 	// Slot is freed once, when the tunnel is over and its connections are closed, whatever
-	// has become of the configuration that opened it. Free must not block. nil for none.
+	// has become of the configuration that opened it. A client's stream ends with its
+	// handler, which it does not wait for. Free must not block. nil for none.
 	Slot interface{ Free() }
 }
 
@@ -142,11 +143,19 @@ func (t *Tunnel) startIdleTimer() {
 // Wait returns when the tunnel is over and nothing uses its legs any more. It
 // reports whether the end was an abnormal one, which the owner of a stream has
 // to pass on.
+//
+// The handler of a stream calls it once, and writes for the tunnel meanwhile. The
+// tunnel does not wait for that: it can be over, summed up and without its slot while
+// Wait is held up by a client that takes nothing (see streamLeg).
 func (t *Tunnel) Wait() (aborted bool) {
+	stream, ok := t.client.(*streamLeg)
+	if ok {
+		stream.serve()
+	}
 	t.running.Wait()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.aborted
+	return t.aborted || ok && stream.cut.Load()
 }
 
 func (t *Tunnel) touch() { t.active.Store(int64(time.Since(t.opened))) }
