@@ -131,6 +131,46 @@ func TestFallbackGetsBody(t *testing.T) {
 	}
 }
 
+// TestFallbackGetsNoPart: what is left of a body that another reader has begun is no body.
+// A fallback that takes it for whole has another request than the client's.
+func TestFallbackGetsNoPart(t *testing.T) {
+	got := make(chan string, 1)
+	fallback := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if body, err := io.ReadAll(r.Body); err == nil {
+			got <- string(body)
+		}
+	})
+	reset := rawRelay(t, func(c *wstest.Conn) {
+		c.ReadHead()
+		c.R.Peek(1)
+		c.Reset()
+	}).Addr
+	const begin, end = "5\r\nfirst\r\n", "6\r\nsecond\r\n5\r\nthird\r\n0\r\n\r\n"
+	for name, test := range map[string]struct{ relay, options string }{
+		"relay resets":  {"wss://" + reset, ""},
+		"max_body_size": {newRelay(t, nil).URL, "max_body_size 10"},
+	} {
+		s := mount(test.relay, test.options)
+		s.body += "\nhandle_errors {\nreverse_proxy " + fallback.URL + " {\n" + transport("") + "\n}\n}"
+		p := start(t, s)
+		c := p.dial(t)
+		c.request("POST", "/websocket/trace", "Transfer-Encoding: chunked")
+		c.write(begin)
+		if name == "relay resets" {
+			p.logs.wait(t, 1, `"relay failed"`, reset)
+		}
+		c.write(end)
+		response := c.response("POST")
+		select {
+		case body := <-got:
+			t.Errorf("%s: status %d; the fallback takes %q for the whole body", name, response.StatusCode, body)
+		default:
+		}
+		c.close()
+		p.stop(t)
+	}
+}
+
 // TestDotSegments: what a relay makes of dots must not lead out of its base path,
 // behind Caddy's path matcher, which resolves some of them, and without it.
 func TestDotSegments(t *testing.T) {
