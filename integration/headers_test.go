@@ -539,6 +539,28 @@ func TestRedirects(t *testing.T) {
 	}
 }
 
+// TestRedirectsBehindLoadBalancer: the site that the client is on is the one that a trusted
+// peer's X-Forwarded-Host names, whatever Host the peer asks with.
+func TestRedirectsBehindLoadBalancer(t *testing.T) {
+	const to = "https://rtc.site.example/account"
+	relay := newRelay(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Location", to)
+		w.WriteHeader(http.StatusTemporaryRedirect)
+	})
+	p := start(t, mount(relay.URL))
+	for _, host := range []string{"caddy.internal.example.net", "10.0.0.1:8443", "rtc.site.example"} {
+		c := p.dial(t)
+		c.WriteRequest("POST", "/websocket/trace", "Host: "+host, "X-Forwarded-Host: rtc.site.example", "Content-Length: 0")
+		response := c.response("POST")
+		c.wantStatus(response, http.StatusTemporaryRedirect)
+		wantLines(t, host, response.Header, "Location")
+		if forwarded := relay.next(t).Header.Get("X-Forwarded-Host"); forwarded != "rtc.site.example" {
+			t.Errorf("%s: the relay is told of %q", host, forwarded)
+		}
+		c.close()
+	}
+}
+
 // TestReferer shows that the relay learns which site its client is on, not which
 // page.
 func TestReferer(t *testing.T) {
