@@ -84,6 +84,31 @@ func TestUploadGoesOnAfterResponse(t *testing.T) {
 	}
 }
 
+// TestStalledUploadAfterRefusal: a client that stops in the middle of a refused upload does
+// not hold its connection for long, whether or not there are error routes.
+func TestStalledUploadAfterRefusal(t *testing.T) {
+	relay := newRelay(t, nil)
+	for name, routes := range map[string]string{"none": "", "respond": "\nhandle_errors {\nrespond sorry\n}"} {
+		s := mount(relay.URL, "origins https://app.example")
+		s.body += routes
+		p := start(t, s)
+		for _, body := range unfinished {
+			c := p.dial(t)
+			c.request("POST", "/websocket/trace", body[0], "Origin: https://page.example")
+			c.write(body[1])
+			response := c.response("POST")
+			c.wantStatus(response, http.StatusForbidden)
+			io.Copy(io.Discard, response.Body)
+			c.Raw().SetReadDeadline(time.Now().Add(patience / 6))
+			if _, err := c.R.Peek(1); err != io.EOF {
+				t.Errorf("error routes: %s, %s: %v, want the end of the connection", name, body[0], err)
+			}
+			c.close()
+		}
+		p.stop(t)
+	}
+}
+
 // TestHeadFirst has a relay that sends its body only when the client has the head.
 func TestHeadFirst(t *testing.T) {
 	for _, head := range []string{"", "Content-Length: 5\r\n", "Content-Length: 5\r\nIncremental: ?1\r\n", "Content-Length: 5\r\nContent-Type: text/event-stream\r\n"} {
