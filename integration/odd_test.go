@@ -171,6 +171,35 @@ func TestFallbackGetsNoPart(t *testing.T) {
 	}
 }
 
+// TestFallbackGetsSlowBody: a client that takes more than a second for its upload has it in
+// the fallback all the same, when no relay could be reached.
+func TestFallbackGetsSlowBody(t *testing.T) {
+	overHTTP(t, func(t *testing.T, protocol string) {
+		begun, got := make(chan bool, 1), make(chan string, 1)
+		fallback := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			begun <- true
+			body, err := io.ReadAll(r.Body)
+			got <- fmt.Sprintf("%d bytes, %v", len(body), err)
+		})
+		s := mount("wss://" + nobody(t))
+		s.body += "\nhandle_errors {\nreverse_proxy " + fallback.URL + " {\n" + transport("") + "\n}\n}"
+		p := start(t, s)
+		body, upload := io.Pipe()
+		go func() {
+			io.WriteString(upload, strings.Repeat("x", 50_000))
+			<-begun
+			<-time.After(1500 * time.Millisecond) // longer than an abandoned body is read
+			io.WriteString(upload, strings.Repeat("x", 50_000))
+			upload.Close()
+		}()
+		response := do(t, p.client(t, protocol), request(t, "POST", p.url("/websocket/trace"), body))
+		wantStatus(t, response, http.StatusOK)
+		if body := await(t, got, "request to the fallback"); body != "100000 bytes, <nil>" {
+			t.Errorf("the fallback gets %s", body)
+		}
+	})
+}
+
 // TestDotSegments: what a relay makes of dots must not lead out of its base path,
 // behind Caddy's path matcher, which resolves some of them, and without it.
 func TestDotSegments(t *testing.T) {
