@@ -19,7 +19,7 @@ import (
 // waiting. All end when the time is up, and the process ends in order.
 func TestStopHeldRequests(t *testing.T) {
 	t.Parallel()
-	const conns, streams = 10, 100
+	const conns, streams = 2, 25
 	const window = 100 * time.Millisecond
 	var all sync.WaitGroup
 	var held sync.WaitGroup
