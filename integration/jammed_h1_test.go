@@ -1,0 +1,32 @@
+package integration_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
+)
+
+// TestJammedHTTP1Client has a client over HTTP/1.1 that takes nothing of a 101 that is
+// larger than all sockets. Its handshake holds no slot for longer than a client has.
+func TestJammedHTTP1Client(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes as long as a client may")
+	}
+	var fields []string
+	for range 100 {
+		fields = append(fields, "X-Large: "+strings.Repeat("x", 90_000))
+	}
+	relay := rawRelay(t, func(c *wstest.Conn) {
+		c.AcceptHandshakeWith("", fields...)
+		c.ReadToEnd()
+	})
+	s := mount(https(relay), "max_tunnels 1")
+	a := withAdmin(t, &s)
+	p := start(t, s)
+	c := p.dial(t)
+	c.request("GET", "/websocket", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13",
+		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")
+	awaitTrue(t, "handshake", func() bool { return inStacks("(*roundTrip).openConn") > 0 })
+	awaitTrue(t, "end of the handshake", func() bool { return a.status(t).Handshakes == 0 })
+}
