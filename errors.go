@@ -71,8 +71,8 @@ func (h *Handler) draining() *refusal {
 // Access-Control-Allow-Origin is hidden from other origins' pages.
 func (t *roundTrip) refuse(f *refusal) error {
 	t.closeAfterUpload()
-	if t.unread() && !t.h.errorRoutes.see() { // which may read the body
-		abandonBody(t.w)
+	if t.unread() {
+		t.abandonUpload()
 	}
 	if f.err == errLoop {
 		t.h.hint(hintLoop, 0)
@@ -137,9 +137,7 @@ func (t *roundTrip) fail(err error) error {
 		t.w.WriteHeader(f.status)
 		return nil
 	}
-	if unsent(err) {
-		t.body.giveBack(t.r)
-	}
+	t.body.giveBack(t.r, unsent(err))
 	return t.refuse(f)
 }
 

@@ -116,14 +116,26 @@ func (b *clientBody) attach(out *http.Request, limit *relay.Limit) {
 	}
 }
 
-// giveBack lets a handler that comes next, such as a reverse_proxy in handle_errors,
-// read the body. One that has been streamed in part cannot be given back.
-func (b *clientBody) giveBack(r *http.Request) {
-	if b.small != nil {
+// giveBack lets a handler that comes next, such as a reverse_proxy in handle_errors, read
+// the body, if none of it has been sent or read for sending. What is left of any other is
+// no body: reading it fails.
+func (b *clientBody) giveBack(r *http.Request, unsent bool) {
+	switch {
+	case b.stream == nil && b.small == nil:
+	case unsent && b.small != nil:
 		b.small.Close()
 		r.Body, b.small = b.small, nil
+	case unsent && b.stream != nil && b.stream.giveBack():
+	default:
+		r.Body = brokenBody{}
 	}
 }
+
+// brokenBody is the rest of a body that somebody else has begun to read.
+type brokenBody struct{}
+
+func (brokenBody) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+func (brokenBody) Close() error             { return nil }
 
 // unread reports whether the client may have more to send.
 func (b *clientBody) unread() bool { return b.stream != nil && !b.stream.ended.Load() }
@@ -143,6 +155,7 @@ func (b *clientBody) release() {
 // does not count as the relay's.
 type streamedBody struct {
 	r       *http.Request
+	body    io.Reader // its own; others may find another there
 	w       http.ResponseWriter
 	limit   *relay.Limit
 	left    int64                   // how many bytes are allowed
@@ -157,6 +170,8 @@ type streamedBody struct {
 	mu      sync.Mutex // protects what follows
 	closed  chan struct{}
 	close   func()         // closes closed
+	begun   bool           // something may have been read
+	given   bool           // back to the request, whose it is again
 	reading sync.WaitGroup // whoever reads a piece; nobody begins to when it is closed
 }
 
@@ -168,7 +183,7 @@ type piece struct {
 
 func newStreamedBody(t *roundTrip) *streamedBody {
 	b := &streamedBody{
-		r: t.r, w: t.w, left: t.h.MaxBodySize, allowed: t.h.rules.RequestTrailer,
+		r: t.r, body: t.r.Body, w: t.w, left: t.h.MaxBodySize, allowed: t.h.rules.RequestTrailer,
 		closed: make(chan struct{}), pieces: make(chan piece, 1),
 	}
 	b.close = sync.OnceFunc(func() {
@@ -257,8 +272,9 @@ func (b *streamedBody) begin(into []byte) {
 		return
 	default:
 	}
+	b.begun = true
 	b.reading.Go(func() {
-		n, err := b.r.Body.Read(into)
+		n, err := b.body.Read(into)
 		b.pieces <- piece{n, err}
 	})
 }
@@ -286,13 +302,50 @@ func abandonBody(w http.ResponseWriter) {
 	http.NewResponseController(w).SetReadDeadline(time.Now().Add(abandonedBody))
 }
 
+// abandonUpload limits how long is waited for the rest of a refused upload. An error route
+// that reads it, as a reverse_proxy does, has what time it wants.
+func (t *roundTrip) abandonUpload() {
+	_, broken := t.r.Body.(brokenBody)
+	switch {
+	case broken || !t.h.errorRoutes.see():
+		abandonBody(t.w)
+	case t.r.ProtoMajor == 1: // others end the stream when the handler returns
+		abandonBody(t.w)
+		t.r.Body = &revivedBody{ReadCloser: t.r.Body, w: t.w}
+	}
+}
+
+// revivedBody is an abandoned body until it is read.
+type revivedBody struct {
+	io.ReadCloser
+	w       http.ResponseWriter
+	revived bool
+}
+
+func (b *revivedBody) Read(p []byte) (int, error) {
+	if !b.revived {
+		http.NewResponseController(b.w).SetReadDeadline(time.Time{})
+		b.revived = true
+	}
+	return b.ReadCloser.Read(p)
+}
+
 // release ends the reader of a piece that has been given up, for which net/http would
 // wait.
 func (b *streamedBody) release() {
 	b.close()
-	if !b.ended.Load() {
+	if !b.ended.Load() && !b.given {
 		abandonBody(b.w)
 	}
+}
+
+// giveBack leaves the body to others, if nobody has begun to read it.
+func (b *streamedBody) giveBack() bool {
+	b.close()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.given = !b.begun
+	return b.given
 }
 
 // discard takes what the client still sends, until abandonedBody is over: some write all
@@ -300,7 +353,7 @@ func (b *streamedBody) release() {
 func (b *streamedBody) discard() {
 	b.release()
 	b.reading.Wait()
-	io.Copy(io.Discard, b.r.Body)
+	io.Copy(io.Discard, b.body)
 }
 
 // errRelayLost ends a body that the relay is not there for any more.

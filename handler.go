@@ -111,7 +111,7 @@ func (t *roundTrip) begin() (done func()) {
 	}
 	release := t.limit.EndWith(stopped)
 	// A transport that is canceled still waits for the body that it is reading.
-	releaseBody := context.AfterFunc(stopping.done, func() {
+	releaseBody := whenDone(stopping.done, func() {
 		http.NewResponseController(t.w).SetReadDeadline(time.Unix(1, 0))
 	})
 	return func() {
@@ -119,6 +119,21 @@ func (t *roundTrip) begin() (done func()) {
 		releaseBody()
 		t.limit.End()
 		t.body.release()
+	}
+}
+
+// whenDone calls f when ctx is done, unless stop is called first. When stop has returned,
+// f is over: a ResponseWriter must not be used any more once its handler has returned.
+func whenDone(ctx context.Context, f func()) (stop func()) {
+	over := make(chan struct{})
+	before := context.AfterFunc(ctx, func() {
+		defer close(over)
+		f()
+	})
+	return func() {
+		if !before() {
+			<-over
+		}
 	}
 }
 

@@ -36,14 +36,14 @@ func (h *Handler) applyRequestOps(out *http.Request) {
 func (t *roundTrip) setResponseHeader(response *http.Response) {
 	header, ops := t.w.Header(), t.h.Headers
 	if ops == nil || ops.Response == nil {
-		forward.ResponseHeader(header, response, t.r.Host)
+		forward.ResponseHeader(header, response, t.r)
 		return
 	}
 	repl := t.r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	for field, values := range response.Header {
 		repl.Set(placeholderField+field, strings.Join(values, ","))
 	}
-	forward.ResponseHeader(header, response, t.r.Host)
+	forward.ResponseHeader(header, response, t.r)
 	if ops.Response.Require == nil || ops.Response.Require.Match(response.StatusCode, header) {
 		ops.Response.ApplyTo(header, repl)
 	}

@@ -94,8 +94,10 @@ func (t *roundTrip) openConn(relay tunnel.Leg) error {
 	header["Connection"] = []string{"Upgrade"}
 	header["Upgrade"] = []string{"websocket"}
 	handshake.Spell(header)
+	controller := http.NewResponseController(tunnel.Innermost(t.w))
+	controller.SetWriteDeadline(time.Now().Add(clientPatience)) // Hijack writes a head that is large
 	t.w.WriteHeader(http.StatusSwitchingProtocols)
-	conn, rw, err := http.NewResponseController(tunnel.Innermost(t.w)).Hijack()
+	conn, rw, err := controller.Hijack()
 	if err != nil {
 		t.notTaken()
 		return err

@@ -100,10 +100,10 @@ func (rules *Rules) RequestTrailer(field string) bool {
 // ResponseHeader adds the fields of the relay's response that may cross to dst. They
 // replace those of the same name that the site has set: twice
 // Access-Control-Allow-Origin is as good as none to a browser. Vary and Via are
-// lists that each proxy extends. host is what the client asked for.
-func ResponseHeader(dst http.Header, response *http.Response, host string) {
+// lists that each proxy extends. request is the client's.
+func ResponseHeader(dst http.Header, response *http.Response, request *http.Request) {
 	StripResponse(response.Header)
-	if !leadsAway(response.Header["Location"], host) {
+	if !leadsAway(response.Header["Location"], sitesOf(request)) {
 		delete(response.Header, "Location")
 	}
 	delete(dst, "Server") // Via tells of this proxy
@@ -135,20 +135,36 @@ func isRunnable(contentType []string) bool {
 // elsewhere is a URL whose host every browser reads in the same way: a name, as it is.
 var elsewhere = regexp.MustCompile(`^https?://((?:[A-Za-z0-9-]+\.)+[A-Za-z][A-Za-z0-9-]*)(?::[0-9]+)?(?:[/?#]|$)`)
 
-// leadsAway reports whether a Location leads to another site than host's. After a 307 a
+// leadsAway reports whether a Location leads to a site that is none of own. After a 307 a
 // browser sends a page's POST on as that page, and on the same site with the user's
-// cookies. Sites are told apart by the last two labels of their names, which may take two
-// for the same (co.uk) but never one for two.
-func leadsAway(location []string, host string) bool {
+// cookies.
+func leadsAway(location, own []string) bool {
 	if len(location) != 1 {
 		return false // browsers do not agree on which counts
 	}
 	match := elsewhere.FindStringSubmatch(location[0])
-	return match != nil && !strings.EqualFold(lastLabels(match[1]), lastLabels(withoutPort(host)))
+	return match != nil && !slices.Contains(own, siteName(match[1]))
 }
 
-func lastLabels(name string) string {
-	labels := strings.Split(strings.TrimSuffix(name, "."), ".")
+// sitesOf returns the sites that a request may have come from or been sent to, whoever
+// says so: those who lie gain nothing.
+func sitesOf(r *http.Request) []string {
+	sites := []string{siteName(withoutPort(r.Host))}
+	for _, line := range r.Header["X-Forwarded-Host"] {
+		for host := range strings.SplitSeq(line, ",") {
+			sites = append(sites, siteName(withoutPort(strings.TrimSpace(host))))
+		}
+	}
+	if origin, err := url.Parse(r.Header.Get("Origin")); err == nil {
+		sites = append(sites, siteName(origin.Hostname()))
+	}
+	return sites
+}
+
+// siteName returns the last two labels of a name, by which sites are told apart here. That may
+// take two for the same (co.uk) but never one for two.
+func siteName(name string) string {
+	labels := strings.Split(strings.ToLower(strings.TrimSuffix(name, ".")), ".")
 	return strings.Join(labels[max(len(labels)-2, 0):], ".")
 }
 
