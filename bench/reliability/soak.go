@@ -122,7 +122,7 @@ func (s *soak) addSite() error {
 	if err != nil {
 		return err
 	}
-	text := strings.ReplaceAll(string(content), "{\n\t\ttransport", "{\n\t\theader_up X-Load %[1]d\n\t\ttransport")
+	text := strings.ReplaceAll(string(content), "\t\ttransport", "\t\theader_up X-Load %[1]d\n\t\ttransport")
 	_, site, _ := strings.Cut(text, "https://")
 	site = strings.NewReplacer(s.proxy.Addr[strings.LastIndex(s.proxy.Addr, ":"):], s.ends.proxy[strings.LastIndex(s.ends.proxy, ":"):],
 		s.relay.Addr, s.ends.relay.Addr().String()).Replace(site)
@@ -146,7 +146,8 @@ func (s *soak) reload(ctx context.Context) error {
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("loading the configuration: %s", response.Status)
+		why, _ := io.ReadAll(response.Body)
+		return fmt.Errorf("loading the configuration: %s: %s", response.Status, why)
 	}
 	return load.Sleep(ctx, time.Second) // the old servers go a moment after the response
 }
