@@ -23,6 +23,7 @@ import (
 type clientBody struct {
 	small  *http1.Body   // all of it, where it is small
 	stream *streamedBody // or what gives it out as it comes
+	broken bool          // it was to be small, and not all of it could be read
 }
 
 // receive reads a small body, and prepares to stream any other. Small bodies can be
@@ -35,6 +36,7 @@ func (b *clientBody) receive(t *roundTrip) error {
 	if r.ContentLength > 0 && r.ContentLength <= http1.MaxBody && len(r.Trailer) == 0 && len(r.Header["Expect"]) == 0 {
 		small, err := http1.ReadBody(r.Body, r.ContentLength)
 		if err != nil {
+			b.broken = true
 			return clientError{err}
 		}
 		b.small = small
@@ -121,10 +123,9 @@ func (b *clientBody) attach(out *http.Request, limit *relay.Limit) {
 // no body: reading it fails.
 func (b *clientBody) giveBack(r *http.Request, unsent bool) {
 	switch {
-	case b.stream == nil && b.small == nil:
+	case b.stream == nil && b.small == nil && !b.broken:
 	case unsent && b.small != nil:
-		b.small.Close()
-		r.Body, b.small = b.small, nil
+		r.Body = b.small.Copy() // a transport may go on reading what it has closed
 	case unsent && b.stream != nil && b.stream.giveBack():
 	default:
 		r.Body = brokenBody{}
