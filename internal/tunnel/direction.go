@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 )
 
 // direction carries the bytes of one leg to the other.
@@ -31,8 +32,9 @@ type direction struct {
 	// mu makes whoever holds it the one writer of dst. It protects what follows.
 	mu     sync.Mutex
 	scan   scanner
-	lost   int  // bytes of the last write, which has failed
-	closed bool // nothing may follow: a Close frame has been written, or the end of dst
+	lost   int   // bytes of the last write, which has failed
+	failed error // of the last write; nil if it has not failed
+	closed bool  // nothing may follow: a Close frame has been written, or the end of dst
 }
 
 var (
@@ -118,10 +120,18 @@ func (d *direction) emit(p []byte) error {
 	n, err := d.dst.Write(p)
 	d.bytes.Add(uint64(len(p)))
 	if err != nil {
-		d.lost = len(p) - n
+		d.lost, d.failed = len(p)-n, err
 		return fmt.Errorf("%w: %w", errWrite, err)
 	}
 	return nil
+}
+
+// toldOfReset waits for a write that is under way and reports whether writing to dst
+// has failed because dst was reset.
+func (d *direction) toldOfReset() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return errors.Is(d.failed, syscall.ECONNRESET)
 }
 
 func (d *direction) noteClose() {
@@ -173,6 +183,7 @@ func (d *direction) writeClose() error {
 	}
 	d.closed = true
 	if _, err := d.dst.Write(closeFrame(closeGoingAway, d.masked)); err != nil {
+		d.failed = err
 		return fmt.Errorf("%w: %w", errWrite, err)
 	}
 	return nil

@@ -68,6 +68,9 @@ const (
 // be done next, and with which error the other direction ends if it is to be
 // stopped.
 func (t *Tunnel) directionEnded(d *direction, err error) (nextStep, error) {
+	if err == io.EOF && t.wasReset(d) {
+		err = syscall.ECONNRESET
+	}
 	end := outcomeOf(err)
 	by := d.from
 	if end.verdict == destFailed {
@@ -91,6 +94,20 @@ func (t *Tunnel) directionEnded(d *direction, err error) (nextStep, error) {
 		return t.halfClose(d)
 	}
 	return goOn, nil
+}
+
+// wasReset reports whether the source of d was reset, though reading from it gave an end
+// in order. The system tells of a reset once: here the writer, which may not have come to
+// say so. It does not wait for long, as nothing blocks who writes to a leg that is gone.
+func (t *Tunnel) wasReset(d *direction) bool {
+	return d.src.gone() && t.opposite(d).toldOfReset()
+}
+
+func (t *Tunnel) opposite(d *direction) *direction {
+	if d == &t.toRelay {
+		return &t.toClient
+	}
+	return &t.toRelay
 }
 
 // halfClose passes the end of d on. Where there is no half-closing, the end of one

@@ -57,11 +57,7 @@ func (g *goroutines) ended(d *direction, err error) {
 		g.t.settleLegs()
 		g.t.sumUp()
 	case stopOther:
-		other := &g.t.toRelay
-		if other == d {
-			other = &g.t.toClient
-		}
-		g.interrupt(other, err, g.t.endsBy())
+		g.interrupt(g.t.opposite(d), err, g.t.endsBy())
 	}
 }
 

@@ -38,6 +38,10 @@ type Leg interface {
 	// be known. It can be called at any time.
 	unsent() int
 
+	// gone reports whether the system has given up the connection, as far as that can
+	// be known: it has been reset, or has ended in order in both directions.
+	gone() bool
+
 	// settle delivers what is left and closes the leg. It returns how many bytes
 	// that were written have not been delivered, as far as that can be known.
 	settle(end legEnd) (cut int)
@@ -118,6 +122,8 @@ func (l *connLeg) stopReading() { l.SetReadDeadline(longAgo) }
 func (l *connLeg) limitWriting(until time.Time) { l.SetWriteDeadline(until) }
 
 func (l *connLeg) unsent() int { return max(wireOf(l.Conn).unsent(), 0) }
+
+func (l *connLeg) gone() bool { return wireOf(l.Conn).gone() }
 
 func (l *connLeg) settle(end legEnd) (cut int) {
 	if end.how == endClean && !end.dead {

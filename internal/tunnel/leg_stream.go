@@ -154,6 +154,9 @@ func (l *streamLeg) unsent() int {
 	return max(unsentOf(innermost(l.conn)), 0)
 }
 
+// gone: of a stream, reading tells how it has ended.
+func (l *streamLeg) gone() bool { return false }
+
 // settle has nothing to deliver: Write returns when what it was given is on the
 // connection, and the stream ends with its handler. Nothing is written any more.
 func (l *streamLeg) settle(legEnd) (cut int) {

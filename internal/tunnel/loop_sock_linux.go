@@ -249,7 +249,7 @@ func (s *sock) SetLinger(sec int) error {
 	return unix.SetsockoptLinger(s.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: int32(sec)})
 }
 
-// held, unsent and discard make s a wire.
+// held, unsent, gone and discard make s a wire.
 
 func (s *sock) held() int {
 	left, _ := s.flush()
@@ -263,6 +263,12 @@ func (s *sock) unsent() int {
 		return 0
 	}
 	return unsentIn(s.fd)
+}
+
+func (s *sock) gone() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed || goneIn(s.fd)
 }
 
 func (s *sock) discard() error {

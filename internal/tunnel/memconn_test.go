@@ -75,6 +75,8 @@ func (c *memConn) unsent() int {
 	return len(c.out.data)
 }
 
+func (c *memConn) gone() bool { return false }
+
 func (c *memConn) discard() error {
 	var err error
 	c.in.change(func() {

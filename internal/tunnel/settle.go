@@ -28,6 +28,8 @@ type wire interface {
 	// unsent returns how many bytes the system has taken and the peer's system has
 	// not acknowledged, or unknown.
 	unsent() int
+	// gone is as a Leg's.
+	gone() bool
 	// discard throws away what has come. It returns nil when nothing more is there
 	// for the moment, io.EOF at the end of the stream, or why there is no stream.
 	discard() error
@@ -177,6 +179,11 @@ func wireOf(conn net.Conn) wire {
 func (w connWire) held() int { return 0 } // Write has waited until all was taken
 
 func (w connWire) unsent() int { return unsentOf(w.socket) }
+
+func (w connWire) gone() (gone bool) {
+	withSocket(w.socket, func(fd int) { gone = goneIn(fd) })
+	return gone
+}
 
 // discard waits for a moment, because Go's sockets do not read without. Of other
 // connections nobody knows whether they heed a deadline.
