@@ -18,7 +18,10 @@ type seen struct {
 // TestRelayDown has each release of the SDK start while the relay is down. It says
 // so, page code can read the status of a failing request, and the SDK connects once
 // the relay is up.
-func TestRelayDown(t *testing.T) { eachSDK(t, testRelayDown) }
+func TestRelayDown(t *testing.T) {
+	t.Parallel()
+	eachSDK(t, testRelayDown)
+}
 
 func testRelayDown(t *testing.T, sdk string) {
 	t.Parallel() // most of it is waiting for the SDK's next attempt

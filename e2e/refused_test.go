@@ -43,6 +43,7 @@ func outcomeOf(t *testing.T, page *browser.Page) outcome {
 // TestRefused has the SDK come with a key that is not in api_keys. After a 403 it comes
 // back; after a greeting it does not, until the page has another call.
 func TestRefused(t *testing.T) {
+	t.Parallel()
 	eachSDK(t, func(t *testing.T, sdk string) {
 		for _, with := range []string{"status", "greeting", "greeting over HTTP/2"} {
 			t.Run(with, func(t *testing.T) { testRefused(t, sdk, with) })
@@ -112,6 +113,7 @@ func refusedFor(d time.Duration) time.Duration {
 // TestWhatStops finds out what makes the SDK stop: nothing but a first message with an
 // error that is not empty.
 func TestWhatStops(t *testing.T) {
+	t.Parallel()
 	const greeting = `{"connectionId":"c","projectId":"p","interval":8000,"sendInterval":1}`
 	variants := []struct {
 		name     string

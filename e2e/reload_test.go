@@ -62,6 +62,7 @@ func TestUpstreamReplaced(t *testing.T) {
 
 // TestRestart stops the proxy and starts it again. The SDK comes back by itself.
 func TestRestart(t *testing.T) {
+	t.Parallel()
 	eachSDK(t, func(t *testing.T, sdk string) {
 		t.Parallel() // most of it is waiting for the SDK's next attempt
 		s := newSetup(t, relay.Config{}, caddy.Config{}, "drain_window 1s")
