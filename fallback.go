@@ -68,8 +68,26 @@ func (t *roundTrip) post() (*http.Response, error) {
 
 // interim is whether 1xx responses may still be passed on.
 type interim struct {
-	mu   sync.Mutex // protects done, and the header while a 1xx is written
+	mu   sync.Mutex // protects what follows, and the header while a 1xx is written
 	done bool
+	size int // of all that have come, as count has it
+}
+
+// maxInterim bounds the 1xx responses to one request, together, in bytes. http.Transport
+// leaves that to whoever passes them on.
+const maxInterim = http.DefaultMaxHeaderBytes
+
+var errEndlessInterim = errors.New("there is no end of 1xx responses")
+
+// count counts a 1xx response, and reports whether that was one too many.
+func (i *interim) count(fields textproto.MIMEHeader) (tooMany bool) {
+	i.size += len("HTTP/1.1 100 \r\n\r\n")
+	for field, values := range fields {
+		for _, value := range values {
+			i.size += len(field) + len(": \r\n") + len(value)
+		}
+	}
+	return i.size > maxInterim
 }
 
 func (i *interim) stop() {
@@ -84,6 +102,9 @@ func (i *interim) stop() {
 func (t *roundTrip) pass1xx(code int, fields textproto.MIMEHeader) error {
 	t.interim.mu.Lock()
 	defer t.interim.mu.Unlock()
+	if t.interim.count(fields) {
+		return errEndlessInterim
+	}
 	if t.interim.done || code <= http.StatusSwitchingProtocols || !t.r.ProtoAtLeast(1, 1) {
 		return nil
 	}

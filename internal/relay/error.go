@@ -42,6 +42,7 @@ type Error struct {
 	Stage Stage
 	Relay string // its name
 	reason
+	connected bool // the request had its connection, and may have been written
 }
 
 type reason struct {
@@ -60,8 +61,12 @@ func (e *Error) Error() string {
 // Unwrap returns the cause, whose text may hold secrets.
 func (e *Error) Unwrap() error { return e.err }
 
-// Unsent reports whether no byte of the request can have reached the relay.
-func (e *Error) Unsent() bool {
+// Unsent reports whether no byte of the request can have reached the relay. TLS may also
+// fail later: a relay's alert and a record that cannot be read come at any time.
+func (e *Error) Unsent() bool { return e.connecting() && !e.connected }
+
+// connecting reports whether the failure is one of those that connecting has.
+func (e *Error) connecting() bool {
 	return e.Stage == StageDNS || e.Stage == StageConnect || e.Stage == StageTLS
 }
 
@@ -69,7 +74,7 @@ func (e *Error) Unsent() bool {
 // invalid response leaves open whether others fare better, and what this machine is short
 // of says nothing about the relay.
 func (e *Error) Down() bool {
-	return (e.Unsent() || e.Stage == StageTimeout) && !e.shortage()
+	return (e.connecting() || e.Stage == StageTimeout) && !e.shortage()
 }
 
 // shortages are what a process gets that is out of descriptors, ports or memory for
@@ -109,11 +114,12 @@ func (r *Relay) Invalid(why string, err error) *Error {
 
 // Late returns the failure of a relay that responded just when limit was over.
 func (r *Relay) Late(limit *Limit) *Error {
-	return r.failure(limit.Context, context.Cause(limit.Context))
+	return r.failure(limit.Context, context.Cause(limit.Context), true)
 }
 
-// failure classifies the error of a round trip under ctx.
-func (r *Relay) failure(ctx context.Context, err error) *Error {
+// failure classifies the error of a round trip under ctx. connected says that the request
+// had its connection.
+func (r *Relay) failure(ctx context.Context, err error, connected bool) *Error {
 	e := &Error{Relay: r.Name, reason: reason{err: err}}
 	var limit *TimeoutError
 	var dial *dialError
@@ -124,8 +130,8 @@ func (r *Relay) failure(ctx context.Context, err error) *Error {
 		e.Stage, e.text, e.err = StageCanceled, "was no longer needed", context.Cause(ctx)
 	case errors.As(err, &dial):
 		e.Stage, e.text = dial.stage, bounded(dial.Error())
-	case isTLS(err): // over a forward proxy, where http.Transport does it
-		e.Stage, e.text = StageTLS, bounded(tlsText(err))
+	case isTLS(err): // over a forward proxy, where http.Transport does it, or after the handshake
+		e.Stage, e.text, e.connected = StageTLS, bounded(tlsText(err)), connected
 	case isTimeout(err):
 		e.Stage, e.text = StageTimeout, "did not respond in the time that the transport allows"
 	default:

@@ -304,7 +304,7 @@ func TestRaceErrors(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			c := &course{hosts: test.hosts, delay: connectDelay}
 			_, _, err := c.run(t.Context())
-			failure := (&Relay{Target: Target{Name: "wss://relay.example"}}).failure(t.Context(), err)
+			failure := (&Relay{Target: Target{Name: "wss://relay.example"}}).failure(t.Context(), err, true)
 			if failure.Stage != test.stage || failure.Error() != "connecting to wss://relay.example: "+test.text {
 				t.Errorf("%s: %v, want %s: %s", failure.Stage, failure, test.stage, test.text)
 			}
@@ -324,7 +324,7 @@ func TestRaceErrors(t *testing.T) {
 	}
 	many.delay = time.Hour
 	_, _, err := many.run(t.Context())
-	failure := (&Relay{}).failure(t.Context(), err)
+	failure := (&Relay{}).failure(t.Context(), err, false)
 	if len(failure.Error()) > 2*maxText || !strings.Contains(failure.Error(), "64 addresses failed: dial tcp 10.0.0.0:443") {
 		t.Error(failure)
 	}
@@ -352,7 +352,7 @@ func TestShortage(t *testing.T) {
 		for _, err := range test.errs {
 			all = append(all, failed{netip.MustParseAddr("::1"), err})
 		}
-		if failure := new(Relay).failure(t.Context(), all.error()); failure.Down() != test.down {
+		if failure := new(Relay).failure(t.Context(), all.error(), false); failure.Down() != test.down {
 			t.Errorf("%v: down is %t, want %t", failure, !test.down, test.down)
 		}
 	}

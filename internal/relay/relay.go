@@ -169,15 +169,17 @@ func onProxyConnect(_ context.Context, _ *url.URL, _ *http.Request, response *ht
 // RoundTrip sends a request the cheapest way that it can take. Its errors are of
 // type *Error. A request whose bytes may have reached the relay is never sent again.
 func (r *Relay) RoundTrip(req *http.Request) (*http.Response, error) {
-	var response *http.Response
-	var err error
 	req = r.naming(req)
 	if r.pool != nil && http1.Takes(req) {
-		response, err = r.pool.RoundTrip(req)
-	} else {
-		response, err = r.requests.RoundTrip(once(req.WithContext(owned(req.Context()))))
+		response, err := r.pool.RoundTrip(req)
+		return r.checked(req, response, err, true) // what fails before is a dialError
 	}
-	return r.checked(req, response, err)
+	connected := false
+	req = req.WithContext(httptrace.WithClientTrace(owned(req.Context()), &httptrace.ClientTrace{
+		GotConn: func(httptrace.GotConnInfo) { connected = true },
+	}))
+	response, err := r.requests.RoundTrip(once(req))
+	return r.checked(req, response, err, connected)
 }
 
 // once makes the body of req one that cannot be rewound, whatever its method and fields.
@@ -223,7 +225,7 @@ func (r *Relay) Handshake(req *http.Request) (*http.Response, net.Conn, error) {
 		GotConn: func(info httptrace.GotConnInfo) { conn = info.Conn },
 	}))
 	response, err := r.handshakes.RoundTrip(req)
-	response, err = r.checked(req, response, err)
+	response, err = r.checked(req, response, err, conn != nil)
 	return response, conn, err
 }
 
@@ -238,10 +240,11 @@ func (r *Relay) naming(req *http.Request) *http.Request {
 	return req.WithContext(context.WithValue(req.Context(), serverNameKey{}, repl.ReplaceAll(r.serverName, "")))
 }
 
-// checked refuses a status with which no response can be passed on.
-func (r *Relay) checked(req *http.Request, response *http.Response, err error) (*http.Response, error) {
+// checked refuses a status with which no response can be passed on. connected is for
+// failure.
+func (r *Relay) checked(req *http.Request, response *http.Response, err error, connected bool) (*http.Response, error) {
 	if err != nil {
-		return nil, r.failure(req.Context(), err)
+		return nil, r.failure(req.Context(), err, connected)
 	}
 	if response.StatusCode < 100 || response.StatusCode > 999 { // HTTP/2 can carry any number
 		response.Body.Close()
