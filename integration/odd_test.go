@@ -218,6 +218,9 @@ func checkDotSegments(t *testing.T, p *proxy, relay *relay) {
 		`/websocket/..\x`: false, "/websocket/a//../../x": false, "/websocket/./..": false,
 		// Two segments to whoever unescapes first or takes \ for /, and one to all others.
 		"/websocket/a%2Fb/../../x": false, "/websocket/a%5Cb/../../x": false, `/websocket/a\b/../../x`: false,
+		// One of two dots to servers that take what follows a ; for a parameter of the segment.
+		"/websocket/..;/x": false, "/websocket/..;a=b/x": false, "/websocket/a/..;/..;/x": false, "/websocket/;a/../x": false,
+		"/websocket/a;b/..;/x": true,
 		"/websocket/a/../x": true, "/websocket/..x": true, "/websocket/a/..b/x": true,
 	} {
 		c := p.dial(t)
