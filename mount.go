@@ -88,7 +88,8 @@ func lacksSlash(token string) bool {
 }
 
 // climbs reports whether dot segments in an escaped path may lead above its beginning.
-// Some resolve them before they unescape, some after, some twice, and some take \ for /:
+// Some resolve them before they unescape, some after, some twice, some take \ for /, and
+// some leave out what follows a ; in a segment (RFC 3986, section 3.3):
 // ".." counts for each segment that any of them sees, and what lies between two plain
 // slashes for one level at most. No browser sends such a path.
 func climbs(escapedPath string) bool {
@@ -99,8 +100,9 @@ func climbs(escapedPath string) bool {
 	for whole := range strings.SplitSeq(escapedPath, "/") {
 		level := 1
 		for segment := range strings.FieldsFuncSeq(unescaped(whole), isSlash) {
+			segment, _, _ = strings.Cut(segment, ";")
 			switch segment {
-			case ".":
+			case ".", "":
 			case "..":
 				if depth--; depth < 0 {
 					return true

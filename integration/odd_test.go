@@ -221,7 +221,7 @@ func checkDotSegments(t *testing.T, p *proxy, relay *relay) {
 		// One of two dots to servers that take what follows a ; for a parameter of the segment.
 		"/websocket/..;/x": false, "/websocket/..;a=b/x": false, "/websocket/a/..;/..;/x": false, "/websocket/;a/../x": false,
 		"/websocket/a;b/..;/x": true,
-		"/websocket/a/../x": true, "/websocket/..x": true, "/websocket/a/..b/x": true,
+		"/websocket/a/../x":    true, "/websocket/..x": true, "/websocket/a/..b/x": true,
 	} {
 		c := p.dial(t)
 		c.request("GET", path)
