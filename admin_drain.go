@@ -130,7 +130,7 @@ func (l *drainList) run(ctx context.Context, d *adminDrain, window time.Duration
 		return
 	}
 	for _, t := range d.tunnels {
-		t.Wait()
+		t.AwaitEnd()
 	}
 }
 

@@ -69,15 +69,20 @@ func (j *jammed) connect(t *testing.T, p *proxy) {
 	}
 	t.Cleanup(func() { raw.Close() })
 	raw.(*net.TCPConn).SetReadBuffer(4 << 10)
+	j.begin(raw)
+	j.handshake(1, "/websocket/flood")
+	await(t, j.full, "standstill")
+	j.handshake(3, "/websocket/wait")
+	awaitTrue(t, "wait for the client", func() bool { return inStacks("(*roundTrip).flushHead") > 0 })
+}
+
+// begin begins HTTP/2 over raw.
+func (j *jammed) begin(raw net.Conn) {
 	j.conn = tls.Client(raw, authority.ClientConfig("localhost", "h2"))
 	io.WriteString(j.conn, http2.ClientPreface)
 	j.framer = http2.NewFramer(j.conn, nil)
 	j.framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1<<31 - 1})
 	j.framer.WriteWindowUpdate(0, 1<<30)
-	j.handshake(1, "/websocket/flood")
-	await(t, j.full, "standstill")
-	j.handshake(3, "/websocket/wait")
-	awaitTrue(t, "wait for the client", func() bool { return inStacks("(*roundTrip).flushHead") > 0 })
 }
 
 func (j *jammed) handshake(stream uint32, path string) {
@@ -129,6 +134,34 @@ func TestJammedClient(t *testing.T) {
 	if inStacks("(*streamLeg).serve") != 1 || inStacks("(*roundTrip).flushHead") != 1 {
 		t.Error("the connection is not jammed any more")
 	}
+}
+
+// TestDrainLeavesWritingToHandlers has an operator drain a WebSocket over HTTP/2. Who
+// waits for its end must not write for it: the handler would be over before a write that
+// the client holds up, and the drain would be under way for as long as the connection is.
+func TestDrainLeavesWritingToHandlers(t *testing.T) {
+	j := newJammed(t)
+	s := mount(https(j.relay))
+	a := withAdmin(t, &s)
+	p := start(t, s)
+	raw, err := net.Dial(p.network, p.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	j.begin(raw)
+	j.handshake(1, "/websocket/wait")
+	awaitTrue(t, "tunnel", func() bool { return inStacks("(*streamLeg).serve(") == 1 })
+	a.drain(t, `{"all":true,"window":"0s"}`)
+	awaitTrue(t, "drain that waits", func() bool {
+		return inStacks("(*Tunnel).AwaitEnd(") == 1 || inStacks("(*streamLeg).serve(") > 1
+	})
+	if inStacks("(*streamLeg).serve(") > 1 {
+		t.Error("the drain writes to the client, too")
+	}
+	raw.Close()
+	await(t, j.over, "end of the relay's connection")
+	a.awaitDrains(t, 0)
 }
 
 // TestJammedClientGoes has such a client go. No line of the log holds its key, and none

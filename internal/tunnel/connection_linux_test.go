@@ -64,6 +64,7 @@ func TestResetToldToTheWriter(t *testing.T) {
 	}{
 		"reset":                    {reset, syscall.ECONNRESET},
 		"end in order, then reset": {func(c net.Conn) { c.Close() }, nil},
+		"gone without a word":      {func(net.Conn) {}, syscall.ECONNRESET},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -71,10 +72,15 @@ func TestResetToldToTheWriter(t *testing.T) {
 			clientLeg, client := tcpPair(t)
 			relayLeg, relay := tcpPair(t)
 			conn := slowWriter{relayLeg.(*net.TCPConn), make(chan struct{})}
+			narrow(relayLeg)
+			narrow(relay)
 			tunnel := r.lease.Open(Info{}, ConnLeg(clientLeg, nil, false), ConnLeg(conn, nil, false), 0)
+			// Not after vanishTimeout, but soon, the system gives up a relay that takes nothing.
+			withSocket(relayLeg, func(fd int) { unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 50) })
 			test.end(relay)
 			for stopped := false; !stopped; {
-				client.Write([]byte("into nowhere"))
+				client.SetWriteDeadline(time.Now().Add(time.Millisecond))
+				client.Write(make([]byte, 64<<10))
 				select {
 				case <-conn.told:
 					stopped = true

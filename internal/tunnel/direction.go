@@ -126,12 +126,16 @@ func (d *direction) emit(p []byte) error {
 	return nil
 }
 
-// toldOfReset waits for a write that is under way and reports whether writing to dst
-// has failed because dst was reset.
-func (d *direction) toldOfReset() bool {
+// toldOfBreak waits for a write that is under way and returns why it, or one before, has
+// failed, if that says that the connection has broken. EPIPE says that it had ended in
+// order before.
+func (d *direction) toldOfBreak() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return errors.Is(d.failed, syscall.ECONNRESET)
+	if errno, ok := errors.AsType[syscall.Errno](d.failed); ok && errno != syscall.EPIPE {
+		return errno
+	}
+	return nil
 }
 
 func (d *direction) noteClose() {

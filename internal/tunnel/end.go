@@ -68,8 +68,8 @@ const (
 // be done next, and with which error the other direction ends if it is to be
 // stopped.
 func (t *Tunnel) directionEnded(d *direction, err error) (nextStep, error) {
-	if err == io.EOF && t.wasReset(d) {
-		err = syscall.ECONNRESET
+	if err == io.EOF {
+		err = t.realEnd(d)
 	}
 	end := outcomeOf(err)
 	by := d.from
@@ -96,11 +96,17 @@ func (t *Tunnel) directionEnded(d *direction, err error) (nextStep, error) {
 	return goOn, nil
 }
 
-// wasReset reports whether the source of d was reset, though reading from it gave an end
-// in order. The system tells of a reset once: here the writer, which may not have come to
-// say so. It does not wait for long, as nothing blocks who writes to a leg that is gone.
-func (t *Tunnel) wasReset(d *direction) bool {
-	return d.src.gone() && t.opposite(d).toldOfReset()
+// realEnd returns how the source of d has ended, from which reading gave an end in order.
+// The system tells only once that a connection was reset or has timed out: here the
+// writer, which may not have come to say so. It does not wait for long, as nothing blocks
+// who writes to a leg that is gone.
+func (t *Tunnel) realEnd(d *direction) error {
+	if d.src.gone() {
+		if err := t.opposite(d).toldOfBreak(); err != nil {
+			return err
+		}
+	}
+	return io.EOF
 }
 
 func (t *Tunnel) opposite(d *direction) *direction {

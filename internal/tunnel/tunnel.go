@@ -144,19 +144,22 @@ func (t *Tunnel) startIdleTimer() {
 // reports whether the end was an abnormal one, which the owner of a stream has
 // to pass on.
 //
-// The handler of a stream calls it once, and writes for the tunnel meanwhile. The
-// tunnel does not wait for that: it can be over, summed up and without its slot while
-// Wait is held up by a client that takes nothing (see streamLeg).
+// The handler of a stream calls it once, and writes for the tunnel meanwhile; nobody
+// else may. The tunnel does not wait for that: it can be over, summed up and without its
+// slot while Wait is held up by a client that takes nothing (see streamLeg).
 func (t *Tunnel) Wait() (aborted bool) {
 	stream, ok := t.client.(*streamLeg)
 	if ok {
 		stream.serve()
 	}
-	t.running.Wait()
+	t.AwaitEnd()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.aborted || ok && stream.cut.Load()
 }
+
+// AwaitEnd returns when the tunnel is over. It is for whoever does not own its stream.
+func (t *Tunnel) AwaitEnd() { t.running.Wait() }
 
 func (t *Tunnel) touch() { t.active.Store(int64(time.Since(t.opened))) }
 
