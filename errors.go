@@ -72,7 +72,7 @@ func (h *Handler) draining() *refusal {
 func (t *roundTrip) refuse(f *refusal) error {
 	t.closeAfterUpload()
 	if t.unread() {
-		t.abandonUpload()
+		abandonBody(t.r, t.w)
 	}
 	if f.err == errLoop {
 		t.h.hint(hintLoop, 0)
@@ -101,7 +101,7 @@ func (t *roundTrip) refuse(f *refusal) error {
 	for field, value := range f.header {
 		header.Set(field, value)
 	}
-	if f.status >= http.StatusInternalServerError && !t.h.errorRoutes.see() {
+	if f.status >= http.StatusInternalServerError && !t.h.errorRoutes.see(t.r) {
 		t.w.WriteHeader(f.status)
 		return nil
 	}
@@ -199,10 +199,11 @@ func newErrorRoutes(ctx caddy.Context, server *caddyhttp.Server) errorRoutes {
 	return routes
 }
 
-// see looks at the server's routes when they are complete, which they are not yet at
-// Provision. A subroute sees the errors of all handlers that come after it, and of
-// the named routes that it invokes: any subroute with error routes counts.
-func (e errorRoutes) see() bool {
+// see reports whether an error route would see an error of this handler. It looks at the
+// server's routes when they are complete, which they are not yet at Provision. A subroute
+// sees the errors of all handlers that come after it, and of the named routes that it
+// invokes: any subroute with error routes counts that is not another site's.
+func (e errorRoutes) see(r *http.Request) bool {
 	if e.enclosed || e.server == nil {
 		return true
 	}
@@ -210,29 +211,43 @@ func (e errorRoutes) see() bool {
 		return true
 	}
 	for _, route := range e.server.NamedRoutes {
-		if catchErrors(route.Handlers) {
+		if catchErrors(route.Handlers, r) {
 			return true
 		}
 	}
-	return slices.ContainsFunc(e.server.Routes, func(route caddyhttp.Route) bool { return catchErrors(route.Handlers) })
+	return anyCatchesErrors(e.server.Routes, r)
+}
+
+func anyCatchesErrors(routes caddyhttp.RouteList, r *http.Request) bool {
+	return slices.ContainsFunc(routes, func(route caddyhttp.Route) bool {
+		return !ofAnotherSite(route, r) && catchErrors(route.Handlers, r)
+	})
 }
 
 // catchErrors reports whether there is a subroute with error routes among handlers,
 // or below them.
-func catchErrors(handlers []caddyhttp.MiddlewareHandler) bool {
-	for _, handler := range handlers {
+func catchErrors(handlers []caddyhttp.MiddlewareHandler, r *http.Request) bool {
+	return slices.ContainsFunc(handlers, func(handler caddyhttp.MiddlewareHandler) bool {
 		subroute, ok := handler.(*caddyhttp.Subroute)
+		return ok && (subroute.Errors != nil || anyCatchesErrors(subroute.Routes, r))
+	})
+}
+
+// ofAnotherSite reports whether route is for other hosts than r's, whatever else it asks
+// for.
+func ofAnotherSite(route caddyhttp.Route, r *http.Request) bool {
+	otherHost := func(matcher any) bool {
+		hosts, ok := matcher.(*caddyhttp.MatchHost)
 		if !ok {
-			continue
+			return false
 		}
-		if subroute.Errors != nil {
-			return true
-		}
-		for _, route := range subroute.Routes {
-			if catchErrors(route.Handlers) {
-				return true
-			}
+		match, err := hosts.MatchWithError(r)
+		return !match && err == nil
+	}
+	for _, set := range route.MatcherSets {
+		if !slices.ContainsFunc(set, otherHost) {
+			return false
 		}
 	}
-	return false
+	return len(route.MatcherSets) > 0
 }

@@ -1,6 +1,7 @@
 package watchrtcproxy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
+
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/forward"
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/http1"
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/relay"
@@ -24,6 +27,7 @@ type clientBody struct {
 	small  *http1.Body   // all of it, where it is small
 	stream *streamedBody // or what gives it out as it comes
 	broken bool          // it was to be small, and not all of it could be read
+	shared bool          // error routes have it in another request than ours
 }
 
 // receive reads a small body, and prepares to stream any other. Small bodies can be
@@ -33,7 +37,8 @@ func (b *clientBody) receive(t *roundTrip) error {
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
 		return nil
 	}
-	if r.ContentLength > 0 && r.ContentLength <= http1.MaxBody && len(r.Trailer) == 0 && len(r.Header["Expect"]) == 0 {
+	b.shared = isCopy(r) && t.h.errorRoutes.see(r)
+	if r.ContentLength > 0 && r.ContentLength <= http1.MaxBody && len(r.Trailer) == 0 && len(r.Header["Expect"]) == 0 && !b.shared {
 		small, err := http1.ReadBody(r.Body, r.ContentLength)
 		if err != nil {
 			b.broken = true
@@ -47,6 +52,20 @@ func (b *clientBody) receive(t *roundTrip) error {
 	// for the body before it writes a response.
 	http.NewResponseController(t.w).EnableFullDuplex()
 	return nil
+}
+
+// isCopy reports whether a handler in front, such as tracing, has passed a copy of the
+// request on. Error routes get the original: what is put into the copy does not reach
+// them. Caddy's replacer looks at the original, too.
+func isCopy(r *http.Request) bool {
+	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return false
+	}
+	defer func(proto string) { r.Proto = proto }(r.Proto)
+	r.Proto = "of a copy"
+	seen, _ := repl.GetString("http.request.proto")
+	return seen != r.Proto
 }
 
 // post sends a request that opens no WebSocket to the relay.
@@ -148,6 +167,8 @@ func (b *clientBody) giveBack(r *http.Request, unsent bool) {
 	case unsent && b.small != nil:
 		r.Body = b.small.Copy() // a transport may go on reading what it has closed
 	case unsent && b.stream != nil && b.stream.giveBack():
+	case b.shared:
+		b.stream.breakOff()
 	default:
 		r.Body = brokenBody{}
 	}
@@ -319,45 +340,27 @@ func (b *streamedBody) Close() error {
 // abandonedBody is how long a body is read at most that nobody wants any more.
 const abandonedBody = time.Second
 
-// abandonBody limits how long net/http reads what is left of a body.
-func abandonBody(w http.ResponseWriter) {
-	http.NewResponseController(w).SetReadDeadline(time.Now().Add(abandonedBody))
-}
-
-// abandonUpload limits how long is waited for the rest of a refused upload. An error route
-// that reads it, as a reverse_proxy does, has what time it wants.
-func (t *roundTrip) abandonUpload() {
-	_, broken := t.r.Body.(brokenBody)
-	switch {
-	case broken || !t.h.errorRoutes.see():
-		abandonBody(t.w)
-	case t.r.ProtoMajor == 1: // others end the stream when the handler returns
-		abandonBody(t.w)
-		t.r.Body = &revivedBody{ReadCloser: t.r.Body, w: t.w}
+// abandonBody limits how long net/http reads what is left of a body over HTTP/1.1, when
+// the handlers have returned. Until then an error route has what time it wants, with the
+// body or without: a deadline that is over while somebody reads, even for a piece that
+// was given up, would end the request's context. Streams of HTTP/2 and 3 end with their
+// handlers.
+func abandonBody(r *http.Request, w http.ResponseWriter) {
+	if r.ProtoMajor != 1 {
+		return
 	}
+	conn := http.NewResponseController(tunnel.Innermost(w)) // others may be used again by then
+	context.AfterFunc(r.Context(), func() { limitReading(conn) })
 }
 
-// revivedBody is an abandoned body until it is read.
-type revivedBody struct {
-	io.ReadCloser
-	w       http.ResponseWriter
-	revived bool
-}
-
-func (b *revivedBody) Read(p []byte) (int, error) {
-	if !b.revived {
-		http.NewResponseController(b.w).SetReadDeadline(time.Time{})
-		b.revived = true
-	}
-	return b.ReadCloser.Read(p)
-}
+func limitReading(c *http.ResponseController) { c.SetReadDeadline(time.Now().Add(abandonedBody)) }
 
 // release ends the reader of a piece that has been given up, for which net/http would
 // wait.
 func (b *streamedBody) release() {
 	b.close()
 	if !b.ended.Load() && !b.given {
-		abandonBody(b.w)
+		abandonBody(b.r, b.w)
 	}
 }
 
@@ -370,10 +373,22 @@ func (b *streamedBody) giveBack() bool {
 	return b.given
 }
 
+// breakOff closes the client's body, so that nobody takes what is left of it for all. An
+// error route may find the request canceled by that.
+func (b *streamedBody) breakOff() {
+	b.close()
+	if !b.ended.Load() { // Close would wait for the client
+		http.NewResponseController(b.w).SetReadDeadline(time.Unix(1, 0))
+		b.reading.Wait()
+	}
+	b.r.Body.Close()
+}
+
 // discard takes what the client still sends, until abandonedBody is over: some write all
 // of a body before they look for a response.
 func (b *streamedBody) discard() {
-	b.release()
+	b.close()
+	limitReading(http.NewResponseController(b.w))
 	b.reading.Wait()
 	io.Copy(io.Discard, b.body)
 }

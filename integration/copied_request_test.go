@@ -1,15 +1,10 @@
 package integration_test
 
 import (
-	"bytes"
 	"fmt"
 	"io"
-	"log"
 	"net/http"
-	"sync"
 	"testing"
-
-	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 // TestFallbackBehindCopiedRequest: some handlers pass a copy of the request on, and error
@@ -53,61 +48,4 @@ func TestFallbackBehindCopiedRequest(t *testing.T) {
 			p.stop(t)
 		}
 	}
-}
-
-// TestUnsolicitedResponseIsNotLogged has a relay that repeats a request, and with it the
-// client's key, on a connection on which nothing is asked.
-func TestUnsolicitedResponseIsNotLogged(t *testing.T) {
-	for way, options := range transportWays() {
-		said := make(chan bool)
-		addr := rawRelay(t, func(c *wstest.Conn) {
-			request, err := c.ReadRequest()
-			if err != nil {
-				return
-			}
-			c.WriteResponse("200 OK", "")
-			<-said
-			c.WriteText("HTTP/1.1 200 " + request.URL.RawQuery + "\r\n\r\n")
-			c.ReadToEnd() // the proxy closes what it cannot make sense of
-			said <- true
-		}).Addr
-		p := start(t, mount("wss://"+addr, options))
-		var std stdLog
-		std.capture(t)
-		c := p.dial(t)
-		c.request("POST", "/websocket/trace?apiKey="+secret, "Transfer-Encoding: chunked")
-		c.write("0\r\n\r\n")
-		c.wantStatus(c.response("POST"), http.StatusOK)
-		said <- true
-		await(t, said, "end of the connection")
-		if text := std.String(); text != "" {
-			t.Errorf("%s: logged %q", way, text)
-		}
-		c.close()
-		p.stop(t)
-	}
-}
-
-// stdLog keeps what goes to the log of the standard library, which Caddy passes on to its own.
-type stdLog struct {
-	mu   sync.Mutex // protects what follows
-	text bytes.Buffer
-}
-
-func (l *stdLog) capture(t *testing.T) {
-	before := log.Writer()
-	log.SetOutput(l)
-	t.Cleanup(func() { log.SetOutput(before) })
-}
-
-func (l *stdLog) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *stdLog) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
 }

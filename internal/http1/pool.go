@@ -44,10 +44,12 @@ type Pool struct {
 	closed bool
 }
 
-// Takes reports whether req is one for a Pool: small, with a body whose length is
-// known, and without the parts of HTTP that need both directions at once.
+// Takes reports whether req is one for a Pool: small, with a body that is here already,
+// and without the parts of HTTP that need both directions at once.
 func Takes(req *http.Request) bool {
-	return req.ContentLength >= 0 && req.ContentLength <= MaxBody &&
+	_, here := req.Body.(*Body)
+	return (here || req.Body == nil || req.Body == http.NoBody) &&
+		req.ContentLength >= 0 && req.ContentLength <= MaxBody &&
 		len(req.Trailer) == 0 && len(req.Header["Expect"]) == 0
 }
 
