@@ -245,6 +245,13 @@ func (s *http2Stream) Close() error {
 // dialHTTP3 returns the socket too, with which a client can vanish.
 func dialHTTP3(t testing.TB, addr string) (net.PacketConn, *http3.ClientConn) {
 	t.Helper()
+	udp, conn := dialQUIC(t, addr)
+	return udp, new(http3.Transport).NewClientConn(conn)
+}
+
+// dialQUIC connects for HTTP/3 and sends nothing of it.
+func dialQUIC(t testing.TB, addr string) (net.PacketConn, *quic.Conn) {
+	t.Helper()
 	config := clientTLS()
 	config.NextProtos = []string{http3.NextProtoH3}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -263,7 +270,7 @@ func dialHTTP3(t testing.TB, addr string) (net.PacketConn, *http3.ClientConn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.CloseWithError(0, "") })
-	return udp, new(http3.Transport).NewClientConn(conn)
+	return udp, conn
 }
 
 // openHTTP3 opens a WebSocket on a new stream.
@@ -337,6 +344,38 @@ func TestStopVanished(t *testing.T) {
 			cfg := config{dir: dir, addr: reserve(t), upstream: relay.addr, window: window, servers: "protocols h1 h2 h3"}
 			p := startProxy(t, dir, "a", cfg.addr, cfg.String(), "GODEBUG=http2xconnect=1")
 			vanish(t, cfg.addr, relay)
+
+			begun := time.Now()
+			p.signal(syscall.SIGTERM)
+			code := p.awaitExit(window + linger + patience)
+			took := time.Since(begun)
+			t.Logf("exit code %d after %v", code, took)
+			if code != 0 || took > window+linger {
+				t.Errorf("exit code %d after %v, want 0 after %v at the most", code, took, window+linger)
+			}
+		})
+	}
+}
+
+// TestStopQuietHTTP3: nor does an HTTP/3 client that has asked this module for nothing,
+// and keeps its connection, which GOAWAY asks it to close.
+func TestStopQuietHTTP3(t *testing.T) {
+	const window = time.Second
+	for name, reload := range map[string]bool{"the server that runs": false, "an old one": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir, relay := writeCertificates(t), startRelay(t)
+			cfg := config{dir: dir, addr: reserve(t), upstream: relay.addr, window: window, servers: "protocols h1 h2 h3"}
+			p := startProxy(t, dir, "a", cfg.addr, cfg.String())
+			_, conn := dialQUIC(t, cfg.addr)
+			// The server has accepted it when it opens its control stream.
+			if _, err := conn.AcceptUniStream(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if reload {
+				cfg.version++
+				p.load(cfg.String())
+			}
 
 			begun := time.Now()
 			p.signal(syscall.SIGTERM)
