@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"reflect"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -59,9 +60,9 @@ type stopLimit struct {
 	// this module: *clientConn by net.Conn. Tunnels over HTTP/1.1 are not among them.
 	conns sync.Map
 
-	// http3Servers are what HTTP/3 requests came from. A handler cannot reach its QUIC
-	// connection. At most one is added for each server of a configuration, and it goes
-	// with that.
+	// http3Servers are those of the servers that have this module, from their shutdown or
+	// its first request over HTTP/3 on. Nobody here can reach a QUIC connection. At most one
+	// is added for each server of a configuration, and it goes with that.
 	http3Servers sync.Map // of weak.Pointer[http3.Server]
 }
 
@@ -114,15 +115,22 @@ func (s *stopLimit) hasClients() (has bool) {
 // HTTP/3 client that has vanished holds Caddy up after its last response.
 func (s *stopLimit) track(r *http.Request) {
 	if server, ok := r.Context().Value(http3.ServerContextKey).(*http3.Server); ok {
-		key := weak.Make(server)
-		if _, known := s.http3Servers.LoadOrStore(key, struct{}{}); !known {
-			runtime.AddCleanup(server, func(key weak.Pointer[http3.Server]) { s.http3Servers.Delete(key) }, key)
-		}
+		s.trackHTTP3(server)
 	} else if conn, ok := r.Context().Value(connKey{}).(*clientConn); ok {
 		conn.carried.Store(ours)
 	}
 	if s.done.Err() != nil {
 		s.closeClients()
+	}
+}
+
+// trackHTTP3 may come when the configuration has gone already, so it has lookForExit look
+// again.
+func (s *stopLimit) trackHTTP3(server *http3.Server) {
+	key := weak.Make(server)
+	if _, known := s.http3Servers.LoadOrStore(key, struct{}{}); !known {
+		runtime.AddCleanup(server, func(key weak.Pointer[http3.Server]) { s.http3Servers.Delete(key) }, key)
+		s.watch.Reset(exitInterval)
 	}
 }
 
@@ -239,6 +247,10 @@ func serverOf(ctx caddy.Context, window time.Duration) *server {
 // onShutdown runs when the server begins to shut down. If the process stops, the
 // server waits for its HTTP/2 and HTTP/3 streams, so the drain must not wait for it.
 func (s *server) onShutdown(ctx caddy.Context) {
+	// Caddy waits until each client has closed its connection, whatever it has asked for.
+	if http3Server := http3ServerOf(ctx); http3Server != nil {
+		stopping.trackHTTP3(http3Server)
+	}
 	stopping.noteExit()
 	app, err := ctx.AppIfConfigured("http")
 	if err != nil {
@@ -247,6 +259,20 @@ func (s *server) onShutdown(ctx caddy.Context) {
 	if app, ok := app.(*caddyhttp.App); ok && app.GracePeriod > 0 {
 		s.drainWithin(time.Duration(app.GracePeriod))
 	}
+}
+
+// http3ServerOf returns the HTTP/3 server of the Caddy server that ctx belongs to, which
+// keeps it to itself, or nil.
+func http3ServerOf(ctx caddy.Context) *http3.Server {
+	of, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if !ok {
+		return nil
+	}
+	field := reflect.ValueOf(of).Elem().FieldByName("h3server")
+	if !field.IsValid() || field.Type() != reflect.TypeFor[*http3.Server]() {
+		return nil
+	}
+	return (*http3.Server)(field.UnsafePointer())
 }
 
 // drainWithin drains the tunnels over HTTP/3 that are left, as late as can be: when

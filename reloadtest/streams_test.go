@@ -361,7 +361,13 @@ func TestStopVanished(t *testing.T) {
 // and keeps its connection, which GOAWAY asks it to close.
 func TestStopQuietHTTP3(t *testing.T) {
 	const window = time.Second
-	for name, reload := range map[string]bool{"the server that runs": false, "an old one": true} {
+	for name, reload := range map[string]func(p *proxy, cfg config){
+		"the server that runs": func(*proxy, config) {},
+		"an old one":           func(p *proxy, cfg config) { cfg.version++; p.load(cfg.String()) },
+		"the last one": func(p *proxy, _ config) {
+			p.load("{\nadmin {$ADMIN}\npersist_config off\n}\nhttp://" + reserve(t) + " {\nrespond other\n}")
+		},
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir, relay := writeCertificates(t), startRelay(t)
@@ -372,10 +378,7 @@ func TestStopQuietHTTP3(t *testing.T) {
 			if _, err := conn.AcceptUniStream(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if reload {
-				cfg.version++
-				p.load(cfg.String())
-			}
+			reload(p, cfg)
 
 			begun := time.Now()
 			p.signal(syscall.SIGTERM)
