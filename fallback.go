@@ -160,7 +160,8 @@ func (b *clientBody) attach(out *http.Request, limit *relay.Limit) {
 
 // giveBack lets a handler that comes next, such as a reverse_proxy in handle_errors, read
 // the body, if none of it has been sent or read for sending. What is left of any other is
-// no body: reading it fails.
+// no body: reading it fails. It has no trailers either: whoever still reads a piece may find
+// the end of the body, and then net/http writes them to the request's own map.
 func (b *clientBody) giveBack(r *http.Request, unsent bool) {
 	switch {
 	case b.stream == nil && b.small == nil && !b.broken:
@@ -170,7 +171,7 @@ func (b *clientBody) giveBack(r *http.Request, unsent bool) {
 	case b.shared:
 		b.stream.breakOff()
 	default:
-		r.Body = brokenBody{}
+		r.Body, r.Trailer = brokenBody{}, nil
 	}
 }
 
@@ -202,6 +203,7 @@ type streamedBody struct {
 	w       http.ResponseWriter
 	limit   *relay.Limit
 	left    int64                   // how many bytes are allowed
+	came    http.Header             // trailers of the client's request, when all of it has been read
 	trailer http.Header             // of the outgoing request; nil where there can be none
 	allowed func(field string) bool // reports whether a trailer may go to the relay
 
@@ -226,7 +228,7 @@ type piece struct {
 
 func newStreamedBody(t *roundTrip) *streamedBody {
 	b := &streamedBody{
-		r: t.r, body: t.r.Body, w: t.w, left: t.h.MaxBodySize, allowed: t.h.rules.RequestTrailer,
+		r: t.r, body: t.r.Body, w: t.w, left: t.h.MaxBodySize, came: t.r.Trailer, allowed: t.h.rules.RequestTrailer,
 		closed: make(chan struct{}), pieces: make(chan piece, 1),
 	}
 	b.close = sync.OnceFunc(func() {
@@ -243,12 +245,12 @@ func (b *streamedBody) gotConn(info httptrace.GotConnInfo) { b.lost = relay.Ende
 func (b *streamedBody) attach(out *http.Request, limit *relay.Limit) {
 	b.limit = limit
 	out.Body, out.ContentLength = b, b.r.ContentLength
-	if len(b.r.Trailer) > 0 {
+	if len(b.came) > 0 {
 		out.ContentLength = -1 // trailers need chunks (RFC 9112, section 7.1.2)
 	}
 	if out.ContentLength < 0 {
 		b.trailer = make(http.Header)
-		for field := range b.r.Trailer {
+		for field := range b.came {
 			if b.allowed(field) {
 				b.trailer[field] = nil
 			}
@@ -324,7 +326,7 @@ func (b *streamedBody) begin(into []byte) {
 
 // copyTrailer hands over the trailers, also those that were not announced.
 func (b *streamedBody) copyTrailer() {
-	for field, values := range b.r.Trailer {
+	for field, values := range b.came {
 		if b.allowed(field) {
 			b.trailer[field] = values
 		}
