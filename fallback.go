@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/forward"
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/http1"
@@ -352,10 +353,8 @@ func abandonBody(r *http.Request, w http.ResponseWriter) {
 		return
 	}
 	conn := http.NewResponseController(tunnel.Innermost(w)) // others may be used again by then
-	context.AfterFunc(r.Context(), func() { limitReading(conn) })
+	context.AfterFunc(r.Context(), func() { conn.SetReadDeadline(time.Now().Add(abandonedBody)) })
 }
-
-func limitReading(c *http.ResponseController) { c.SetReadDeadline(time.Now().Add(abandonedBody)) }
 
 // release ends the reader of a piece that has been given up, for which net/http would
 // wait.
@@ -380,17 +379,27 @@ func (b *streamedBody) giveBack() bool {
 func (b *streamedBody) breakOff() {
 	b.close()
 	if !b.ended.Load() { // Close would wait for the client
-		http.NewResponseController(b.w).SetReadDeadline(time.Unix(1, 0))
+		b.setReadDeadline(time.Unix(1, 0))
 		b.reading.Wait()
 	}
 	b.r.Body.Close()
+}
+
+// setReadDeadline goes by Caddy's idle timeouts, where there are some: they set a deadline of
+// their own for each read, and those of a route do not look at what is set by w.
+func (b *streamedBody) setReadDeadline(deadline time.Time) {
+	if reader, _ := caddyhttp.IdleTimeoutsFromContext(b.r.Context()); reader != nil {
+		reader.SetReadDeadline(deadline)
+		return
+	}
+	http.NewResponseController(b.w).SetReadDeadline(deadline)
 }
 
 // discard takes what the client still sends, until abandonedBody is over: some write all
 // of a body before they look for a response.
 func (b *streamedBody) discard() {
 	b.close()
-	limitReading(http.NewResponseController(b.w))
+	b.setReadDeadline(time.Now().Add(abandonedBody))
 	b.reading.Wait()
 	io.Copy(io.Discard, b.body)
 }
