@@ -117,7 +117,7 @@ func (s *stopLimit) track(r *http.Request) {
 	if server, ok := r.Context().Value(http3.ServerContextKey).(*http3.Server); ok {
 		s.trackHTTP3(server)
 	} else if conn, ok := r.Context().Value(connKey{}).(*clientConn); ok {
-		conn.carried.Store(ours)
+		conn.carries.Store(ours)
 	}
 	if s.done.Err() != nil {
 		s.closeClients()
@@ -137,15 +137,15 @@ func (s *stopLimit) trackHTTP3(server *http3.Server) {
 // clientConn is a client's connection.
 type clientConn struct {
 	net.Conn
-	carried atomic.Int32 // nothing, others or ours
+	carries atomic.Int32 // nothing, others or ours
 }
 
-// What a connection has carried. One that has carried nothing may hold Caddy up for
-// ten seconds, and nobody would miss it.
+// What a connection carries. One that carries nothing may hold Caddy up for as long as
+// its client takes nothing, and nobody would miss it.
 const (
-	nothing int32 = iota
-	others        // requests, none of this module
-	ours          // requests of this module
+	nothing int32 = iota // no request is under way, and none of this module was
+	others               // requests, none of this module
+	ours                 // requests of this module, or has carried some
 )
 
 // connKey is the key of a *clientConn in the context of its requests.
@@ -159,15 +159,22 @@ func (s *stopLimit) connContext(ctx context.Context, conn net.Conn) context.Cont
 	return context.WithValue(ctx, connKey{}, client)
 }
 
-// connState forgets connections that are closed, or are tunnels now.
+// connState forgets connections that are closed, or are tunnels now. Over HTTP/2 one is
+// active before its first request, for a moment.
 func (s *stopLimit) connState(conn net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateActive:
-		if client, ok := s.conns.Load(conn); ok {
-			client.(*clientConn).carried.CompareAndSwap(nothing, others)
-		}
+		s.changeCarries(conn, nothing, others)
+	case http.StateIdle:
+		s.changeCarries(conn, others, nothing)
 	case http.StateClosed, http.StateHijacked:
 		s.conns.Delete(conn)
+	}
+}
+
+func (s *stopLimit) changeCarries(conn net.Conn, from, to int32) {
+	if client, ok := s.conns.Load(conn); ok {
+		client.(*clientConn).carries.CompareAndSwap(from, to)
 	}
 }
 
@@ -180,7 +187,7 @@ func (s *stopLimit) interrupt() {
 
 func (s *stopLimit) closeClients() {
 	s.conns.Range(func(conn, client any) bool {
-		if client.(*clientConn).carried.Load() != others {
+		if client.(*clientConn).carries.Load() != others {
 			tunnel.BelowTLS(conn.(net.Conn)).Close() // a goodbye could wait for the peer
 		}
 		return true

@@ -1,0 +1,137 @@
+package reloadtest
+
+import (
+	"bytes"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+)
+
+// TestStopJammedHTTP2: an HTTP/2 client with no request under way that takes nothing, so
+// that the server cannot even say GOAWAY, does not hold up the stop.
+func TestStopJammedHTTP2(t *testing.T) {
+	t.Parallel()
+	const window = time.Second
+	for name, path := range map[string]string{
+		"after nothing":           "",
+		"after another's request": "/version",
+		"after a request of ours": "/websocket/trace",
+	} {
+		for _, reload := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, reload %v", name, reload), func(t *testing.T) {
+				t.Parallel()
+				dir, relay := writeCertificates(t), startRelay(t)
+				cfg := config{dir: dir, addr: reserve(t), upstream: relay.addr, window: window}
+				p := startProxy(t, dir, "a", cfg.addr, cfg.String())
+				jamHTTP2(t, cfg.addr, path)
+				if reload {
+					cfg.version++
+					p.load(cfg.String())
+				}
+				begun := time.Now()
+				p.signal(syscall.SIGTERM)
+				checkStopped(t, p, begun, window)
+			})
+		}
+	}
+}
+
+// jamHTTP2 opens a connection, asks for path unless it is empty, and then sends PINGs
+// until the server cannot write any more.
+func jamHTTP2(t testing.TB, addr, path string) {
+	t.Helper()
+	conn := dialSmall(t, addr)
+	framer := http2.NewFramer(conn, conn)
+	io.WriteString(conn, http2.ClientPreface)
+	if err := framer.WriteSettings(); err != nil {
+		t.Fatal(err)
+	}
+	if path != "" {
+		get(t, framer, path)
+	}
+	ticker := time.NewTicker(50 * time.Millisecond)
+	defer ticker.Stop()
+	// The server keeps 10,000 PINGs that it cannot acknowledge, and then closes.
+	for unsent, same := 0, 0; same < 3; {
+		for range 500 {
+			if err := framer.WritePing(false, [8]byte{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		<-ticker.C
+		same++
+		if now := unsentTo(t, conn.LocalAddr()); now == 0 || now != unsent {
+			unsent, same = now, 0
+		}
+	}
+}
+
+// dialSmall connects for HTTP/2 with a small receive buffer.
+func dialSmall(t testing.TB, addr string) *tls.Conn {
+	t.Helper()
+	config := clientTLS()
+	config.NextProtos = []string{"h2"}
+	dialer := net.Dialer{Control: func(_, _ string, c syscall.RawConn) (err error) {
+		controlErr := c.Control(func(fd uintptr) {
+			err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4096)
+		})
+		if controlErr != nil {
+			return controlErr
+		}
+		return err
+	}}
+	conn, err := tls.DialWithDialer(&dialer, "tcp", addr, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// get asks for path on the first stream and reads the response to its end.
+func get(t testing.TB, framer *http2.Framer, path string) {
+	t.Helper()
+	var block bytes.Buffer
+	enc := hpack.NewEncoder(&block)
+	for _, field := range [][2]string{{":method", "GET"}, {":scheme", "https"}, {":authority", "localhost"}, {":path", path}} {
+		enc.WriteField(hpack.HeaderField{Name: field[0], Value: field[1]})
+	}
+	head := http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: true}
+	if err := framer.WriteHeaders(head); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		f, err := framer.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h := f.Header(); h.StreamID == 1 && h.Flags.Has(http2.FlagDataEndStream) {
+			return
+		}
+	}
+}
+
+// unsentTo returns what waits in the kernel for a peer on this machine.
+func unsentTo(t testing.TB, peer net.Addr) (n int) {
+	t.Helper()
+	table, err := os.ReadFile("/proc/net/tcp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	remote := fmt.Sprintf(":%04X", peer.(*net.TCPAddr).Port)
+	for line := range strings.Lines(string(table)) {
+		if fields := strings.Fields(line); strings.HasSuffix(fields[2], remote) {
+			fmt.Sscanf(fields[4], "%X:", &n)
+		}
+	}
+	return n
+}
