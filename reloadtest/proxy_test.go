@@ -29,7 +29,7 @@ import (
 // buildDir holds the binary while the tests run.
 var buildDir string
 
-var full = flag.Bool("full", false, "open as many tunnels as docs/reloads.md speaks of, which takes longer")
+var full = flag.Bool("full", false, "open as many tunnels as docs/reloads.md speaks of, and run the slowest tests")
 
 // sized is n tunnels in a full run, and fewer in one of everyday.
 func sized(n int) int {
