@@ -577,6 +577,9 @@ func brokenUpload(t *testing.T, protocol string) (http.Header, error) {
 		response, err := client.Do(r)
 		if err == nil {
 			response.Body.Close()
+			if response.StatusCode == 499 { // it came between the client's farewell and its close
+				err = context.Canceled
+			}
 		}
 		done <- err
 	}()
