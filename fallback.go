@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"net/http/httptrace"
-	"net/textproto"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -71,7 +69,7 @@ func isCopy(r *http.Request) bool {
 
 // post sends a request that opens no WebSocket to the relay.
 func (t *roundTrip) post() (*http.Response, error) {
-	ctx := httptrace.WithClientTrace(t.limit.Context, &httptrace.ClientTrace{Got1xxResponse: t.pass1xx})
+	ctx := httptrace.WithClientTrace(t.limit.Context, &httptrace.ClientTrace{Got1xxResponse: t.got1xx})
 	if t.body.stream != nil {
 		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: t.body.stream.gotConn})
 	}
@@ -84,66 +82,6 @@ func (t *roundTrip) post() (*http.Response, error) {
 		return nil, t.relay.Invalid("switched protocols without being asked to", nil)
 	}
 	return response, err
-}
-
-// interim is whether 1xx responses may still be passed on.
-type interim struct {
-	mu   sync.Mutex // protects what follows, and the header while a 1xx is written
-	done bool
-	size int // of all that have come, as count has it
-}
-
-// maxInterim bounds the 1xx responses to one request, together, in bytes. http.Transport
-// leaves that to whoever passes them on.
-const maxInterim = http.DefaultMaxHeaderBytes
-
-var errEndlessInterim = errors.New("there is no end of 1xx responses")
-
-// count counts a 1xx response, and reports whether that was one too many.
-func (i *interim) count(fields textproto.MIMEHeader) (tooMany bool) {
-	i.size += len("HTTP/1.1 100 \r\n\r\n")
-	for field, values := range fields {
-		for _, value := range values {
-			i.size += len(field) + len(": \r\n") + len(value)
-		}
-	}
-	return i.size > maxInterim
-}
-
-func (i *interim) stop() {
-	i.mu.Lock()
-	i.done = true
-	i.mu.Unlock()
-}
-
-// pass1xx passes 1xx responses on while the relay's final response is awaited (RFC
-// 9110, section 15.2). HTTP/1.0 has none. net/http sends a 100 of its own, and a 101
-// means nothing here.
-func (t *roundTrip) pass1xx(code int, fields textproto.MIMEHeader) error {
-	t.interim.mu.Lock()
-	defer t.interim.mu.Unlock()
-	if t.interim.count(fields) {
-		return errEndlessInterim
-	}
-	if t.interim.done || code <= http.StatusSwitchingProtocols || !t.r.ProtoAtLeast(1, 1) {
-		return nil
-	}
-	header := t.w.Header()
-	own := maps.Clone(header)
-	from := http.Header(fields)
-	forward.StripResponse(from)
-	maps.Copy(header, from)
-	delete(header, "Content-Length") // RFC 9110, section 8.6
-	if t.r.ProtoMajor == 2 {
-		// This is not sent, but has net/http copy the header first. Otherwise it may still
-		// be reading it when WriteHeader has returned, as the client has reset the stream,
-		// and the next lines would crash the process. HTTP/3 would send it.
-		header["Content-Length"] = []string{"0"}
-	}
-	t.w.WriteHeader(code)
-	clear(header)
-	maps.Copy(header, own)
-	return nil
 }
 
 // attach makes b the body of out.

@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"strings"
 	"testing"
@@ -100,7 +99,7 @@ func start(t *testing.T, handlers string) (addr string) {
 func startConfig(t *testing.T, config func(addr string) []byte) (addr string) {
 	t.Helper()
 	for range 10 {
-		addr = freeAddr(t)
+		addr = wstest.FreeAddr(t)
 		err := caddy.Load(config(addr), true)
 		if err == nil {
 			t.Cleanup(func() {
@@ -127,26 +126,6 @@ func adapt(t *testing.T, text string) []byte {
 		t.Fatalf("%v in\n%s", err, text)
 	}
 	return adapted
-}
-
-// freeAddr returns an address that was free for both TCP and UDP a moment ago.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	for range 100 {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		addr := ln.Addr().String()
-		pc, err := net.ListenPacket("udp", addr)
-		ln.Close()
-		if err == nil {
-			pc.Close()
-			return addr
-		}
-	}
-	t.Fatal("no port is free")
-	return ""
 }
 
 // handlerFor is the handler with a relay of its own, which echoes WebSockets and responds

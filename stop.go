@@ -38,6 +38,10 @@ const (
 	// lastFrames is how long the servers have to end the streams of the last tunnels.
 	lastFrames = 50 * time.Millisecond
 
+	// farewell is how long a connection that carries nothing may last when the time was
+	// up before: net/http closes one that takes its GOAWAY within a second.
+	farewell = 2 * time.Second
+
 	// exitInterval is how often the process is asked whether it exits, where nobody
 	// else says so.
 	exitInterval = 50 * time.Millisecond
@@ -114,13 +118,17 @@ func (s *stopLimit) hasClients() (has bool) {
 // outlives r is intended: net/http may still be reading the rest of its body, and an
 // HTTP/3 client that has vanished holds Caddy up after its last response.
 func (s *stopLimit) track(r *http.Request) {
+	late := func() bool { return s.done.Err() != nil } // what is tracked by then is closed by others
 	if server, ok := r.Context().Value(http3.ServerContextKey).(*http3.Server); ok {
 		s.trackHTTP3(server)
+		if late() {
+			go server.Close()
+		}
 	} else if conn, ok := r.Context().Value(connKey{}).(*clientConn); ok {
 		conn.carries.Store(ours)
-	}
-	if s.done.Err() != nil {
-		s.closeClients()
+		if late() {
+			conn.close()
+		}
 	}
 }
 
@@ -138,6 +146,16 @@ func (s *stopLimit) trackHTTP3(server *http3.Server) {
 type clientConn struct {
 	net.Conn
 	carries atomic.Int32 // nothing, others or ours
+	unused  *time.Timer  // closes it if it has carried nothing for farewell; for connState alone
+}
+
+// close closes the connection without a goodbye, which could wait for the peer.
+func (c *clientConn) close() { tunnel.BelowTLS(c.Conn).Close() }
+
+func (c *clientConn) closeIfUnused() {
+	if c.carries.Load() == nothing {
+		c.close()
+	}
 }
 
 // What a connection carries. One that carries nothing may hold Caddy up for as long as
@@ -160,21 +178,35 @@ func (s *stopLimit) connContext(ctx context.Context, conn net.Conn) context.Cont
 }
 
 // connState forgets connections that are closed, or are tunnels now. Over HTTP/2 one is
-// active before its first request, for a moment.
+// active before its first request, for a moment. net/http calls it for one state of a
+// connection after the other.
 func (s *stopLimit) connState(conn net.Conn, state http.ConnState) {
+	found, ok := s.conns.Load(conn)
+	if !ok {
+		return
+	}
+	client := found.(*clientConn)
+	if client.unused != nil {
+		client.unused.Stop()
+	}
 	switch state {
 	case http.StateActive:
-		s.changeCarries(conn, nothing, others)
+		client.carries.CompareAndSwap(nothing, others)
 	case http.StateIdle:
-		s.changeCarries(conn, others, nothing)
+		if client.carries.CompareAndSwap(others, nothing) && s.done.Err() != nil {
+			client.unused = time.AfterFunc(farewell, client.closeIfUnused)
+		}
 	case http.StateClosed, http.StateHijacked:
 		s.conns.Delete(conn)
 	}
 }
 
-func (s *stopLimit) changeCarries(conn net.Conn, from, to int32) {
-	if client, ok := s.conns.Load(conn); ok {
-		client.(*clientConn).carries.CompareAndSwap(from, to)
+// serverStops is called when a server begins to shut down. After a load that was under way
+// when the process was told to stop, or a shutdown_delay, the time may be up by then.
+func (s *stopLimit) serverStops() {
+	s.noteExit()
+	if s.done.Err() != nil {
+		time.AfterFunc(farewell, s.closeClients)
 	}
 }
 
@@ -186,9 +218,9 @@ func (s *stopLimit) interrupt() {
 }
 
 func (s *stopLimit) closeClients() {
-	s.conns.Range(func(conn, client any) bool {
-		if client.(*clientConn).carries.Load() != others {
-			tunnel.BelowTLS(conn.(net.Conn)).Close() // a goodbye could wait for the peer
+	s.conns.Range(func(_, client any) bool {
+		if client := client.(*clientConn); client.carries.Load() != others {
+			client.close()
 		}
 		return true
 	})
@@ -258,7 +290,7 @@ func (s *server) onShutdown(ctx caddy.Context) {
 	if http3Server := http3ServerOf(ctx); http3Server != nil {
 		stopping.trackHTTP3(http3Server)
 	}
-	stopping.noteExit()
+	stopping.serverStops()
 	app, err := ctx.AppIfConfigured("http")
 	if err != nil {
 		return

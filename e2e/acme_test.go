@@ -11,6 +11,8 @@ import (
 
 	"github.com/coder/websocket"
 
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
+
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/acme"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/caddy"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/pki"
@@ -28,9 +30,9 @@ const validity = 16 * time.Second
 // by itself, and new ones before they expire, while a WebSocket goes on.
 func TestAutomaticHTTPS(t *testing.T) {
 	t.Parallel() // most of it is waiting for certificates to age
-	s := &setup{ca: pki.New(t, "e2e"), addr: caddy.FreeAddr(t)}
+	s := &setup{ca: pki.New(t, "e2e"), addr: wstest.FreeAddr(t)}
 	s.relay = relay.Start(t, s.ca, relay.Config{})
-	httpPort := port(caddy.FreeAddr(t))
+	httpPort := port(wstest.FreeAddr(t))
 	ca := acme.Start(t, buildDir, s.ca, acme.Config{HTTPPort: httpPort, TLSPort: port(s.addr), Validity: validity})
 	s.proxy = caddy.Start(t, caddy.Config{
 		Global: []string{

@@ -9,6 +9,8 @@ import (
 
 	"github.com/coder/websocket"
 
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
+
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/caddy"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/pki"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/relay"
@@ -22,7 +24,7 @@ const (
 // TestConfigAPI configures a Caddy that was started without any configuration, and
 // then gives it another upstream.
 func TestConfigAPI(t *testing.T) {
-	s := &setup{ca: pki.New(t, "e2e"), addr: caddy.FreeAddr(t)}
+	s := &setup{ca: pki.New(t, "e2e"), addr: wstest.FreeAddr(t)}
 	s.leaf = s.ca.Issue(t, "proxy.test", "127.0.0.1")
 	first, second := relay.Start(t, s.ca, relay.Config{}), relay.Start(t, s.ca, relay.Config{})
 	s.relay, s.proxy = first, caddy.Start(t, caddy.Config{})

@@ -12,6 +12,8 @@ import (
 
 	"github.com/coder/websocket"
 
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
+
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/caddy"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/pki"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/program"
@@ -182,7 +184,7 @@ type root struct {
 // makeRoot returns it with the command of the health check, at the port it has here.
 func makeRoot(t *testing.T, image image, ca *pki.CA, upstream *relay.Server) (made root, health []string) {
 	t.Helper()
-	made = root{dir: filepath.Join(program.Dir(t), "root"), port: port(caddy.FreeAddr(t))}
+	made = root{dir: filepath.Join(program.Dir(t), "root"), port: port(wstest.FreeAddr(t))}
 	for _, folder := range []string{"dev", "proc", "data", "bin", "usr/bin", "etc/caddy"} {
 		if err := os.MkdirAll(filepath.Join(made.dir, folder), 0o755); err != nil {
 			t.Fatal(err)
@@ -215,9 +217,9 @@ func makeRoot(t *testing.T, image image, ca *pki.CA, upstream *relay.Server) (ma
 	if err != nil {
 		t.Fatal(err)
 	}
-	healthPort := port(caddy.FreeAddr(t))
+	healthPort := port(wstest.FreeAddr(t))
 	config := strings.NewReplacer(
-		"http_port 8080", "http_port "+port(caddy.FreeAddr(t))+"\n\tadmin "+caddy.FreeAddr(t),
+		"http_port 8080", "http_port "+port(wstest.FreeAddr(t))+"\n\tadmin "+wstest.FreeAddr(t),
 		"https_port 8443", "https_port "+made.port+"\n\tdefault_bind 127.0.0.1",
 		":8081", ":"+healthPort,
 		"relay-proxy.example.com {", "127.0.0.1 {\n\ttls /etc/caddy/cert.pem /etc/caddy/key.pem",

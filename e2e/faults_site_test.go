@@ -19,6 +19,8 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
+
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/caddy"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/echoes"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/pki"
@@ -59,10 +61,10 @@ const bystanderCount = 10
 func newFaultSite(t *testing.T) *faultSite {
 	t.Helper()
 	ca := pki.New(t, "faults")
-	s := &faultSite{T: t, addr: caddy.FreeAddr(t), ca: ca.File, tls: &tls.Config{RootCAs: ca.Pool}, relayAddr: caddy.FreeAddr(t)}
+	s := &faultSite{T: t, addr: wstest.FreeAddr(t), ca: ca.File, tls: &tls.Config{RootCAs: ca.Pool}, relayAddr: wstest.FreeAddr(t)}
 	s.relayCert = ca.Issue(t, "relay.test", "127.0.0.1")
 	s.mountLogs(t)
-	steadyAddr := caddy.FreeAddr(t)
+	steadyAddr := wstest.FreeAddr(t)
 	startRole(t, "steady", "relay", steadyAddr, s.relayCert.CertFile, s.relayCert.KeyFile).Await(t, patience, echoes.Listening)
 	s.startRelay()
 	s.front, s.back = startNetwork(t, "front", s.addr), startNetwork(t, "back", s.relayAddr)
@@ -106,7 +108,7 @@ func startNetwork(t *testing.T, name, addr string) *toxiproxy.Proxy {
 	t.Helper()
 	zerolog.SetGlobalLevel(zerolog.Disabled) // toxics have loggers of their own
 	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(prometheus.NewRegistry()), zerolog.Nop())
-	network := toxiproxy.NewProxy(server, name, caddy.FreeAddr(t), addr)
+	network := toxiproxy.NewProxy(server, name, wstest.FreeAddr(t), addr)
 	if err := network.Start(); err != nil {
 		t.Fatal(err)
 	}

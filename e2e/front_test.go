@@ -6,6 +6,8 @@ import (
 	"os/exec"
 	"testing"
 
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
+
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/caddy"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/program"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/relay"
@@ -60,7 +62,7 @@ func TestHAProxy(t *testing.T) {
 			tls
 		}
 	}`}}, trustFront)
-	front := caddy.FreeAddr(t)
+	front := wstest.FreeAddr(t)
 	config := program.WriteFile(t, "haproxy.cfg", fmt.Sprintf(`
 global
 	log stdout format raw local0
@@ -85,7 +87,7 @@ listen front
 // TestNginx has nginx end TLS and tell the client's address in X-Forwarded-For.
 func TestNginx(t *testing.T) {
 	s := newSetup(t, relay.Config{}, caddy.Config{}, trustFront)
-	appending, replacing := caddy.FreeAddr(t), caddy.FreeAddr(t)
+	appending, replacing := wstest.FreeAddr(t), wstest.FreeAddr(t)
 	program.WriteFile(t, "common.conf", `
 proxy_set_header Host $host;
 proxy_set_header Upgrade $http_upgrade;

@@ -17,6 +17,8 @@ import (
 
 	"github.com/coder/websocket"
 
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
+
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/browser"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/caddy"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/program"
@@ -72,9 +74,9 @@ type monitored struct {
 
 func newMonitored(t *testing.T) *monitored {
 	t.Helper()
-	m := &monitored{setup: newSetup(t, relay.Config{}, caddy.Config{}), metrics: caddy.FreeAddr(t)}
+	m := &monitored{setup: newSetup(t, relay.Config{}, caddy.Config{}), metrics: wstest.FreeAddr(t)}
 	sdk := *m.setup
-	sdk.addr, sdk.relay = caddy.FreeAddr(t), relay.Start(t, m.ca, relay.Config{})
+	sdk.addr, sdk.relay = wstest.FreeAddr(t), relay.Start(t, m.ca, relay.Config{})
 	m.sdk = &sdk
 	m.reload(t)
 	m.startPrometheus(t)
@@ -113,7 +115,7 @@ func (m *monitored) startPrometheus(t *testing.T) {
 	t.Helper()
 	program.WriteFile(t, "rules.yml", waiting.ReplaceAllString(quicker.Replace(readExample(t, "rules.yml")), "for: 2s"))
 	config := strings.ReplaceAll(readExample(t, "prometheus.yml"), "127.0.0.1:9180", m.metrics)
-	addr := caddy.FreeAddr(t)
+	addr := wstest.FreeAddr(t)
 	process := program.Start(t, "prometheus", exec.Command("prometheus",
 		"--config.file="+program.WriteFile(t, "prometheus.yml", interval.ReplaceAllString(config, "_interval: 1s")),
 		"--storage.tsdb.path="+filepath.Join(program.Dir(t), "prometheus.data"),

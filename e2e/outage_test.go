@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"testing"
 
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
+
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/browser"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/caddy"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/relay"
@@ -26,7 +28,7 @@ func TestRelayDown(t *testing.T) {
 func testRelayDown(t *testing.T, sdk string) {
 	t.Parallel() // most of it is waiting for the SDK's next attempt
 	s := newSetup(t, relay.Config{}, caddy.Config{})
-	down := caddy.FreeAddr(t)
+	down := wstest.FreeAddr(t)
 	s.proxy.Load(t, s.site("wss://"+down))
 
 	page := browser.Start(t, browser.NoQUIC).Open(t, servePages(t, sdk))

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
+
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/browser"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/caddy"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/program"
@@ -36,7 +38,7 @@ func TestQuickstart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	edge, relayPort := port(caddy.FreeAddr(t)), port(caddy.FreeAddr(t))
+	edge, relayPort := port(wstest.FreeAddr(t)), port(wstest.FreeAddr(t))
 	config := strings.NewReplacer(
 		":8443", ":"+edge,
 		":9443", ":"+relayPort,

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
+
 	"github.com/caddy-watchrtc/watchrtc-proxy/devrelay"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/caddy"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/pki"
@@ -47,7 +49,7 @@ type setup struct {
 // newer SDK.
 func newSetup(t *testing.T, relayConfig relay.Config, proxyConfig caddy.Config, options ...string) *setup {
 	t.Helper()
-	s := &setup{addr: caddy.FreeAddr(t)}
+	s := &setup{addr: wstest.FreeAddr(t)}
 	s.ca = pki.New(t, "e2e")
 	s.leaf = s.ca.Issue(t, "proxy.test", "*.site.test", "127.0.0.1", "localhost")
 	s.relay = relay.Start(t, s.ca, relayConfig)

@@ -78,7 +78,7 @@ func TestHandshakeStorm(t *testing.T) {
 func newStormSite(t *testing.T) *faultSite {
 	t.Helper()
 	ca := pki.New(t, "storm")
-	s := &faultSite{T: t, addr: caddy.FreeAddr(t), ca: ca.File, tls: &tls.Config{RootCAs: ca.Pool}, relayAddr: caddy.FreeAddr(t)}
+	s := &faultSite{T: t, addr: wstest.FreeAddr(t), ca: ca.File, tls: &tls.Config{RootCAs: ca.Pool}, relayAddr: wstest.FreeAddr(t)}
 	s.relayCert = ca.Issue(t, "relay.test", "127.0.0.1")
 	s.startRelay()
 	leaf := ca.Issue(t, "proxy.test", "127.0.0.1")

@@ -94,7 +94,7 @@ type vanishSite struct {
 func newVanishSite(t *testing.T) *vanishSite {
 	t.Helper()
 	ca := pki.New(t, "vanished")
-	s := &vanishSite{addr: caddy.FreeAddr(t), tls: ca.ClientConfig("proxy.test"), opened: make(chan *wstest.Conn, 1)}
+	s := &vanishSite{addr: wstest.FreeAddr(t), tls: ca.ClientConfig("proxy.test"), opened: make(chan *wstest.Conn, 1)}
 	site, relayCert := ca.Issue(t, "proxy.test"), ca.Issue(t, "relay.test")
 	var mounts string
 	for _, host := range []string{home, offline} {

@@ -24,7 +24,7 @@ type admin struct {
 // withAdmin turns the admin API of a site on.
 func withAdmin(t *testing.T, s *site) admin {
 	t.Helper()
-	address := nobody(t)
+	address := wstest.FreeAddr(t)
 	s.global += "\nadmin " + address
 	transport := new(http.Transport)
 	t.Cleanup(transport.CloseIdleConnections)

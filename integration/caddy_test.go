@@ -426,7 +426,7 @@ func TestCaddyForwardProxy(t *testing.T) {
 func TestCaddyForwardProxyDialError(t *testing.T) {
 	for _, method := range []string{"GET", "POST"} {
 		t.Run(method, func(t *testing.T) {
-			p := start(t, mount("https://relay.example", transport("network_proxy url http://"+nobody(t))))
+			p := start(t, mount("https://relay.example", transport("network_proxy url http://"+wstest.DeadAddr(t))))
 			response, _ := ask(t, p.client(t, http1), request(t, method, p.url("/websocket/trace"), strings.NewReader("payload")))
 			wantStatus(t, response, http.StatusBadGateway)
 		})
@@ -703,7 +703,7 @@ func TestCaddyNeverRetried(t *testing.T) {
 // TestCaddyDialError: nobody listens.
 func TestCaddyDialError(t *testing.T) {
 	overHTTP(t, func(t *testing.T, protocol string) {
-		p := start(t, mount("https://"+nobody(t)))
+		p := start(t, mount("https://"+wstest.DeadAddr(t)))
 		for _, method := range []string{"GET", "POST"} {
 			response, _ := ask(t, p.client(t, protocol), request(t, method, p.url("/websocket/trace"), strings.NewReader("hello, retry")))
 			wantStatus(t, response, http.StatusBadGateway)
@@ -723,7 +723,7 @@ func TestCaddySubrouteErrorFallbackWithBody(t *testing.T) {
 			io.WriteString(w, "fallback")
 		}))
 		t.Cleanup(fallback.Close)
-		site := mount("https://" + nobody(t))
+		site := mount("https://" + wstest.DeadAddr(t))
 		site.body += "\nhandle_errors {\nreverse_proxy " + fallback.URL + "\n}"
 		p := start(t, site)
 		_, body := ask(t, p.client(t, protocol), request(t, "POST", p.url("/websocket/trace"), strings.NewReader("hello world")))

@@ -5,6 +5,8 @@ import (
 	"io"
 	"net/http"
 	"testing"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 // TestFallbackBehindCopiedRequest: some handlers pass a copy of the request on, and error
@@ -28,7 +30,7 @@ func TestFallbackBehindCopiedRequest(t *testing.T) {
 			body                       []string
 			want                       string // empty where the fallback must not take anything for the whole body
 		}{
-			{"dead relay", "wss://" + nobody(t), "", "Content-Length: 5", []string{small}, "whole: small"},
+			{"dead relay", "wss://" + wstest.DeadAddr(t), "", "Content-Length: 5", []string{small}, "whole: small"},
 			{"too large", newRelay(t, nil).URL, "max_body_size 10", "Transfer-Encoding: chunked", []string{begin, end}, ""},
 		} {
 			s := site{body: "route {\n" + front + "\n" + directive("/websocket", test.relay, test.option) + "\n}\n" +

@@ -28,7 +28,7 @@ func TestRefusalDuringUpload(t *testing.T) {
 		"origin":        {mount(relay.URL, "origins https://app.example"), http.StatusForbidden},
 		"handle_errors": {handled, http.StatusForbidden},
 		"max_body_size": {mount(relay.URL, "max_body_size 1MiB"), http.StatusRequestEntityTooLarge},
-		"unreachable":   {mount("wss://" + nobody(t)), http.StatusBadGateway},
+		"unreachable":   {mount("wss://" + wstest.DeadAddr(t)), http.StatusBadGateway},
 		"relay":         {mount("wss://" + early), http.StatusTooManyRequests},
 	} {
 		p := start(t, test.site)

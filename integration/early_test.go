@@ -29,7 +29,7 @@ var unfinished = [][]string{
 // TestUnreachableWithUnfinishedBody: nobody waits for a body that nobody wants.
 func TestUnreachableWithUnfinishedBody(t *testing.T) {
 	for way, options := range transportWays() {
-		p := start(t, mount("wss://"+nobody(t), options))
+		p := start(t, mount("wss://"+wstest.DeadAddr(t), options))
 		for _, body := range unfinished {
 			c := p.dial(t)
 			c.request("POST", "/websocket/trace", body[0], "Origin: https://page.example")
@@ -43,7 +43,7 @@ func TestUnreachableWithUnfinishedBody(t *testing.T) {
 
 // TestTooLargeWithUnfinishedBody is the same for a body that is refused unread.
 func TestTooLargeWithUnfinishedBody(t *testing.T) {
-	p := start(t, mount("wss://"+nobody(t), "max_body_size 70000"))
+	p := start(t, mount("wss://"+wstest.DeadAddr(t), "max_body_size 70000"))
 	c := p.dial(t)
 	c.request("POST", "/websocket/trace", "Content-Length: 100000")
 	c.wantStatus(c.response("POST"), http.StatusRequestEntityTooLarge)

@@ -37,8 +37,8 @@ func TestUnreachable(t *testing.T) {
 		name, relay, options string
 		status               int
 	}{
-		{"nobody listens", "wss://" + nobody(t), "", 502},
-		{"nobody listens, without TLS", "ws://" + nobody(t), "", 502},
+		{"nobody listens", "wss://" + wstest.DeadAddr(t), "", 502},
+		{"nobody listens, without TLS", "ws://" + wstest.DeadAddr(t), "", 502},
 		{"unknown name", unknownName(t), names.transport(), 502},
 		{"certificate of an unknown issuer", trusted.URL, "transport http", 502},
 		{"certificate of another name", "wss://relay.example", transport("tls_server_name other.example\nresolvers " + names.addr), 502},

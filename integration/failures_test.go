@@ -21,7 +21,7 @@ func TestQueryCannotGrow(t *testing.T) {
 	for range 9 {
 		query += "&apiKey=E&token=D"
 	}
-	p := start(t, mount("wss://"+nobody(t), ""))
+	p := start(t, mount("wss://"+wstest.DeadAddr(t), ""))
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	for _, kind := range kinds {
@@ -50,7 +50,7 @@ func TestKeyInNoLog(t *testing.T) {
 			c.WriteText("HTTP/1.1 " + secretKey + "-s3cretToken-" + secretToken + "\r\n\r\n")
 		}
 	}).Addr
-	p := start(t, site{debug: true, body: directive("/echo", "wss://"+echo, "") + "\nroute {\n" + directive("/websocket", "wss://"+nobody(t), "") + "\n}"})
+	p := start(t, site{debug: true, body: directive("/echo", "wss://"+echo, "") + "\nroute {\n" + directive("/websocket", "wss://"+wstest.DeadAddr(t), "") + "\n}"})
 	for _, target := range []string{"/websocket", "/echo"} {
 		for _, kind := range kinds {
 			c := p.dial(t)
@@ -70,7 +70,7 @@ func TestKeyInNoLog(t *testing.T) {
 // would see one of any other.
 func TestErrorRoutes(t *testing.T) {
 	const sorry = `[{"handle":[{"handler":"static_response","status_code":"{http.error.status_code}","body":"sorry"}]}]`
-	dead := fmt.Sprintf(`{"handler":"watchrtc_proxy","path_prefix":"/websocket","upstreams":["wss://%s"],"drain_window":0}`, nobody(t))
+	dead := fmt.Sprintf(`{"handler":"watchrtc_proxy","path_prefix":"/websocket","upstreams":["wss://%s"],"drain_window":0}`, wstest.DeadAddr(t))
 	for name, test := range map[string]struct {
 		handlers string
 		want     string
@@ -98,7 +98,7 @@ func TestErrorRoutes(t *testing.T) {
 // TestErrorRoutesInCaddyfiles is the same for what a Caddyfile can say. The log counts by
 // relay, so each case has its own.
 func TestErrorRoutesInCaddyfiles(t *testing.T) {
-	dead := func() string { return directive("/websocket", "wss://"+nobody(t)) }
+	dead := func() string { return directive("/websocket", "wss://"+wstest.DeadAddr(t)) }
 	const sorry = "\nhandle_errors {\nrespond \"sorry {err.message}\" {err.status_code}\n}"
 	for name, s := range map[string]site{
 		"in the site":      {body: dead() + sorry},
@@ -125,7 +125,7 @@ func TestErrorRoutesInCaddyfiles(t *testing.T) {
 // TestErrorRoutesOfInvokers has a named route: who invokes it may have error routes.
 func TestErrorRoutesOfInvokers(t *testing.T) {
 	const named = `"named_routes":{"relay":{"handle":[{"handler":"subroute","routes":[{"handle":[%s]}]}]}},`
-	dead := fmt.Sprintf(`{"handler":"watchrtc_proxy","upstreams":["wss://%s"],"drain_window":0}`, nobody(t))
+	dead := fmt.Sprintf(`{"handler":"watchrtc_proxy","upstreams":["wss://%s"],"drain_window":0}`, wstest.DeadAddr(t))
 	const handlers = `{"handler":"subroute","routes":[{"handle":[{"handler":"invoke","name":"relay"}]}],"errors":{"routes":[{"handle":[{"handler":"static_response","status_code":"{http.error.status_code}","body":"sorry"}]}]}}`
 	p := startConfig(t, func(port int) []byte {
 		return bytes.Replace(routeJSON(t, port, handlers), []byte(`"routes":[`), []byte(fmt.Sprintf(named, dead)+`"routes":[`), 1)
@@ -146,7 +146,7 @@ func TestErrorsNameTheRelay(t *testing.T) {
 		want    []string // RELAY stands for the relay
 	}{
 		"dns": {unknownName, newNameServer(t).transport(), []string{`"stage":"dns"`, "connecting to RELAY: "}},
-		"connect": {func(t *testing.T) string { return "wss://" + nobody(t) }, "",
+		"connect": {func(t *testing.T) string { return "wss://" + wstest.DeadAddr(t) }, "",
 			[]string{`"stage":"connect"`, "connecting to RELAY: "}},
 		"tls": {func(t *testing.T) string {
 			return "wss://" + rawRelayWith(t, nil, func(c *wstest.Conn) { c.WriteResponseHead("400 Bad Request"); c.ReadToEnd() }).Addr

@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"net/http"
 	"testing"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 // TestErrorRoutesOfAnotherSite: where only another site has error routes, which never see
 // this one's errors, Caddy does not log a 502 with its URL, and so the client's key.
 func TestErrorRoutesOfAnotherSite(t *testing.T) {
-	dead := handlerJSON("wss://" + nobody(t))
+	dead := handlerJSON("wss://" + wstest.DeadAddr(t))
 	const sites = `{"handler":"subroute","routes":[
 		{"match":[{"host":["other.example"]}],"terminal":true,"handle":[
 			{"handler":"subroute","routes":[],"errors":{"routes":[{"handle":[{"handler":"static_response","body":"sorry"}]}]}}]},

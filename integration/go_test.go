@@ -325,7 +325,7 @@ func TestGoModifyResponse(t *testing.T) {
 // TestGoErrorHandler: handle_errors makes the response when there is none.
 func TestGoErrorHandler(t *testing.T) {
 	overHTTP(t, func(t *testing.T, protocol string) {
-		site := mount("https://" + nobody(t))
+		site := mount("https://" + wstest.DeadAddr(t))
 		site.body += "\nhandle_errors {\nheader X-Handled yes\nrespond \"{err.status_code}\" 418\n}"
 		p := start(t, site)
 		response, body := ask(t, p.client(t, protocol), request(t, "GET", p.url("/websocket/trace"), nil))
@@ -354,7 +354,7 @@ func TestGoCopyBuffer(t *testing.T) {
 
 // TestGoDeepCopy: those who come later see the client's request, not the relay's.
 func TestGoDeepCopy(t *testing.T) {
-	site := mount("https://"+nobody(t)+"/base", "header_up X-Added yes")
+	site := mount("https://"+wstest.DeadAddr(t)+"/base", "header_up X-Added yes")
 	site.body += "\nhandle_errors {\nrespond \"{http.request.uri} {http.request.host} <{header.X-Added}{header.Via}{header.X-Forwarded-For}> {header.Cookie}\"\n}"
 	p := start(t, site)
 	_, body := ask(t, p.client(t, http1), request(t, "GET", p.url("/websocket/trace?x=1"), nil, "Host: some-name", "Cookie: a=b"))
@@ -730,7 +730,7 @@ func TestGoInvalidUpstream100ContinueDoNotHang(t *testing.T) {
 		"large":            {"Content-Length: 100000"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := start(t, mount("https://"+nobody(t)))
+			p := start(t, mount("https://"+wstest.DeadAddr(t)))
 			c := p.dial(t)
 			c.request("POST", "/websocket/trace", fields...)
 			c.SetReadDeadline(time.Now().Add(patience))

@@ -262,24 +262,14 @@ func (p *proxy) stop(t testing.TB) {
 	p.logs.check(t)
 }
 
-// freePort returns a port that was free for both TCP and UDP a moment ago.
+// freePort returns the port of an address that is free.
 func freePort(t testing.TB) int {
 	t.Helper()
-	for range 100 {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		addr := ln.Addr().(*net.TCPAddr)
-		pc, err := net.ListenPacket("udp", addr.String())
-		ln.Close()
-		if err == nil {
-			pc.Close()
-			return addr.Port
-		}
+	addr, err := net.ResolveTCPAddr("tcp", wstest.FreeAddr(t))
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("no port is free")
-	return 0
+	return addr.Port
 }
 
 // url returns an address of the proxy. target begins with a slash.

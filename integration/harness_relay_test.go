@@ -142,17 +142,6 @@ func respondWith(t *testing.T, text string, close bool) *wstest.Relay {
 // https returns the upstream that leads to a relay.
 func https(relay *wstest.Relay) string { return "https://" + relay.Addr }
 
-// nobody returns the address of a port on which nobody listens.
-func nobody(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln.Close()
-	return ln.Addr().String()
-}
-
 // sniRelay runs a relay that refuses everything. names gets the name that each TLS
 // handshake asks for.
 func sniRelay(t *testing.T) (relay *wstest.Relay, names chan string) {

@@ -375,7 +375,7 @@ func tryScrape(client *http.Client, url string) string {
 func TestMetricsOfRequests(t *testing.T) {
 	relay := newServer(t)
 	s := mount(relay.upstream, "max_body_size 64KiB")
-	s.body += "\n" + directive("/dead", "wss://"+nobody(t)) + scraped
+	s.body += "\n" + directive("/dead", "wss://"+wstest.DeadAddr(t)) + scraped
 	p := start(t, s)
 	before := p.figures(t, relay.upstream)
 	client := p.client(t, http1)
@@ -425,7 +425,7 @@ func TestCertificateBehindForwardProxy(t *testing.T) {
 	})
 	between := authority.IssueWith(func(c *x509.Certificate) { c.NotAfter = c.NotAfter.Add(-time.Hour) }, "127.0.0.1")
 	forward := forwardProxyOver(t, between.ServerConfig(), make(chan string, 4))
-	down := "wss://" + nobody(t)
+	down := "wss://" + wstest.DeadAddr(t)
 	options := transport("network_proxy url https://" + forward.Addr)
 	s := mount("wss://"+relay.Addr, options)
 	s.body += "\n" + directive("/down", down, options) + scraped
@@ -495,7 +495,7 @@ func TestMetricsOfFailures(t *testing.T) {
 		up               float64
 	}{
 		"dns":     {"wss://relay.invalid", target, []string{transport("resolvers 127.0.0.1:1")}, 0},
-		"connect": {"wss://" + nobody(t), target, nil, 0},
+		"connect": {"wss://" + wstest.DeadAddr(t), target, nil, 0},
 		"tls":     {"wss://" + noTLS.Addr, target, nil, 0},
 		"timeout": {"wss://" + silent.Addr, target, []string{"handshake_timeout 100ms"}, 0},
 		"status":  {refuses.upstream, target + "&status=404", nil, 1},
@@ -612,7 +612,7 @@ func TestRelayDownAndBack(t *testing.T) {
 
 // TestShortageIsNotDown: what this machine lacks for a connection is no news of the relay.
 func TestShortageIsNotDown(t *testing.T) {
-	upstream := "wss://" + nobody(t)
+	upstream := "wss://" + wstest.DeadAddr(t)
 	s := mount(upstream, transport("local_address 192.0.2.1")) // RFC 5737: nobody's
 	s.body += scraped
 	p := start(t, s)

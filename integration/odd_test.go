@@ -111,7 +111,7 @@ func TestFallbackGetsBody(t *testing.T) {
 		got <- string(body)
 	}))
 	defer other.Close()
-	s := mount("wss://"+nobody(t), "")
+	s := mount("wss://"+wstest.DeadAddr(t), "")
 	s.body += "\nhandle_errors {\nreverse_proxy " + other.Listener.Addr().String() + "\n}"
 	p := start(t, s)
 	large := strings.Repeat("x", 100_000)
@@ -181,7 +181,7 @@ func TestFallbackGetsSlowBody(t *testing.T) {
 			body, err := io.ReadAll(r.Body)
 			got <- fmt.Sprintf("%d bytes, %v", len(body), err)
 		})
-		s := mount("wss://" + nobody(t))
+		s := mount("wss://" + wstest.DeadAddr(t))
 		s.body += "\nhandle_errors {\nreverse_proxy " + fallback.URL + " {\n" + transport("") + "\n}\n}"
 		p := start(t, s)
 		body, upload := io.Pipe()

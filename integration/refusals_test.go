@@ -71,7 +71,7 @@ func TestBodyBreaksOff(t *testing.T) {
 
 // TestRefusalWithoutOrigin has a client that is no page.
 func TestRefusalWithoutOrigin(t *testing.T) {
-	p := start(t, mount("wss://"+nobody(t), ""))
+	p := start(t, mount("wss://"+wstest.DeadAddr(t), ""))
 	for _, kind := range kinds {
 		c := p.dial(t)
 		response := c.try(kind, "/websocket")
@@ -85,7 +85,7 @@ func TestRefusalWithoutOrigin(t *testing.T) {
 
 // TestHandleErrors shows that the operator can word the responses made here.
 func TestHandleErrors(t *testing.T) {
-	s := mount("wss://"+nobody(t), "max_body_size 1")
+	s := mount("wss://"+wstest.DeadAddr(t), "max_body_size 1")
 	s.body += `
 		handle_errors {
 			header X-Handled yes
@@ -132,7 +132,7 @@ func useSecrets(t *testing.T, logFormat string) []string {
 	s := site{log: logFormat, debug: true, body: "log\n" +
 		directive("/websocket", good.URL, "") + "\n" +
 		directive("/echo", "wss://"+echo, "") + "\n" +
-		directive("/dead", "wss://"+nobody(t), "")}
+		directive("/dead", "wss://"+wstest.DeadAddr(t), "")}
 	p := start(t, s)
 	for _, target := range []string{"/websocket", "/echo", "/dead"} {
 		for _, kind := range kinds {

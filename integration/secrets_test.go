@@ -39,7 +39,7 @@ func TestSecretsAreNowhere(t *testing.T) {
 	})
 	hangs := rawRelay(t, func(c *wstest.Conn) { io.Copy(io.Discard, c.R) })
 	relays := map[string]string{
-		"/up": up.upstream, "/down": "wss://" + nobody(t), "/refuses": https(refuses), "/garbage": https(garbage),
+		"/up": up.upstream, "/down": "wss://" + wstest.DeadAddr(t), "/refuses": https(refuses), "/garbage": https(garbage),
 		"/handshake": https(badHandshake), "/breaks": https(breaksOff), "/hangs": https(hangs),
 	}
 	s := site{body: scraped}

@@ -295,7 +295,7 @@ func TestStreamRefusals(t *testing.T) {
 		silent := rawRelay(t, func(c *wstest.Conn) { c.ReadToEnd() }).Addr
 		p := start(t, site{body: strings.Join([]string{
 			directive("/refusing", refusing.URL, ""),
-			directive("/dead", "wss://"+nobody(t), ""),
+			directive("/dead", "wss://"+wstest.DeadAddr(t), ""),
 			directive("/silent", "wss://"+silent, "handshake_timeout 100ms"),
 		}, "\n")}.over(protocol))
 		for _, test := range []struct {

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/adminapi"
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 	_ "github.com/caddy-watchrtc/watchrtc-proxy/top"
 )
 
@@ -119,7 +120,7 @@ func TestTopErrors(t *testing.T) {
 		{[]string{"--every", "1s"}, "Error: unknown flag: --every"},
 		{[]string{"once"}, "Error: unknown command"},
 	} {
-		output, err := admin{url: "http://" + nobody(t)}.top(test.flags...)
+		output, err := admin{url: "http://" + wstest.DeadAddr(t)}.top(test.flags...)
 		if err == nil || !strings.HasPrefix(output, test.want) || strings.Count(output, "\n") > 1 {
 			t.Errorf("%q: %v, %s, want %s", test.flags, err, output, test.want)
 		}

@@ -4,7 +4,6 @@ package reloadtest
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 // TestCompare shows what other proxies do with 200 WebSockets when their
@@ -138,7 +139,7 @@ func startNginx(t *testing.T, c config, option string) rival {
 	if err != nil {
 		t.Skip(err)
 	}
-	ln := freeAddr(t)
+	ln := wstest.FreeAddr(t)
 	write(t, filepath.Join(c.dir, "nginx.conf"), fmt.Sprintf(`daemon off;
 worker_processes 1;
 user root;
@@ -178,7 +179,7 @@ func startHAProxy(t *testing.T, c config, option string) rival {
 	if err != nil {
 		t.Skip(err)
 	}
-	addr := freeAddr(t)
+	addr := wstest.FreeAddr(t)
 	key, err1 := os.ReadFile(filepath.Join(c.dir, "key.pem"))
 	cert, err2 := os.ReadFile(filepath.Join(c.dir, "cert.pem"))
 	if err1 != nil || err2 != nil {
@@ -208,17 +209,6 @@ backend b
 		stop:      func() { _ = master.Signal(syscall.SIGUSR1) },
 		processes: func() int { return family(master.Pid) },
 	}
-}
-
-// freeAddr returns an address that was free a moment ago: these do not share it.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
 }
 
 func write(t *testing.T, path, text string) {

@@ -48,9 +48,19 @@ func TestStopJammedHTTP2(t *testing.T) {
 	}
 }
 
-// jamHTTP2 opens a connection, asks for path unless it is empty, and then sends PINGs
-// until the server cannot write any more.
+// jamHTTP2 opens a connection, asks for path unless it is empty, and then jams it.
 func jamHTTP2(t testing.TB, addr, path string) {
+	t.Helper()
+	conn, framer := beginHTTP2(t, addr)
+	if path != "" {
+		sendGet(t, framer, path)
+		awaitResponse(t, framer)
+	}
+	jam(t, conn, framer)
+}
+
+// beginHTTP2 opens a connection.
+func beginHTTP2(t testing.TB, addr string) (*tls.Conn, *http2.Framer) {
 	t.Helper()
 	conn := dialSmall(t, addr)
 	framer := http2.NewFramer(conn, conn)
@@ -58,12 +68,15 @@ func jamHTTP2(t testing.TB, addr, path string) {
 	if err := framer.WriteSettings(); err != nil {
 		t.Fatal(err)
 	}
-	if path != "" {
-		get(t, framer, path)
-	}
+	return conn, framer
+}
+
+// jam sends PINGs until the server cannot write any more. It keeps 10,000 that it cannot
+// acknowledge, and then closes.
+func jam(t testing.TB, conn *tls.Conn, framer *http2.Framer) {
+	t.Helper()
 	ticker := time.NewTicker(50 * time.Millisecond)
 	defer ticker.Stop()
-	// The server keeps 10,000 PINGs that it cannot acknowledge, and then closes.
 	for unsent, same := 0, 0; same < 3; {
 		for range 500 {
 			if err := framer.WritePing(false, [8]byte{}); err != nil {
@@ -100,8 +113,8 @@ func dialSmall(t testing.TB, addr string) *tls.Conn {
 	return conn
 }
 
-// get asks for path on the first stream and reads the response to its end.
-func get(t testing.TB, framer *http2.Framer, path string) {
+// sendGet asks for path on the first stream.
+func sendGet(t testing.TB, framer *http2.Framer, path string) {
 	t.Helper()
 	var block bytes.Buffer
 	enc := hpack.NewEncoder(&block)
@@ -112,6 +125,11 @@ func get(t testing.TB, framer *http2.Framer, path string) {
 	if err := framer.WriteHeaders(head); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// awaitResponse reads the response on the first stream to its end.
+func awaitResponse(t testing.TB, framer *http2.Framer) {
+	t.Helper()
 	for {
 		f, err := framer.ReadFrame()
 		if err != nil {

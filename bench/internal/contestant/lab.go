@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"text/template"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
 
 // Lab is what all contestants of a run share.
@@ -101,11 +103,11 @@ type settings struct {
 // Start starts a contestant that forwards to relay, and returns once it accepts
 // connections.
 func (l *Lab) Start(ctx context.Context, c Contestant, relay string) (*Process, error) {
-	listen, err := freeAddress()
+	listen, err := wstest.FindFreeAddr()
 	if err != nil {
 		return nil, err
 	}
-	admin, err := freeAddress()
+	admin, err := wstest.FindFreeAddr()
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +145,7 @@ func (l *Lab) StartRelay(ctx context.Context) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	addr, err := freeAddress()
+	addr, err := wstest.FindFreeAddr()
 	if err != nil {
 		return nil, err
 	}
@@ -161,13 +163,4 @@ func (l *Lab) writeConfig(c Contestant, s settings) (string, error) {
 	}
 	file := filepath.Join(l.Dir, c.config)
 	return file, os.WriteFile(file, b.Bytes(), 0o600)
-}
-
-// freeAddress returns a loopback address that nobody listens on.
-func freeAddress() (string, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return ln.Addr().String(), ln.Close()
 }

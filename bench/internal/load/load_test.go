@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
+
 	"github.com/caddy-watchrtc/watchrtc-proxy/bench/internal/contestant"
 	"github.com/caddy-watchrtc/watchrtc-proxy/bench/internal/relay"
 )
@@ -72,12 +74,7 @@ func startRelay(t *testing.T) Target {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := ln.Addr().String()
-	ln.Close() // Serve listens by itself
+	addr := wstest.FreeAddr(t)
 	ended := make(chan error, 1)
 	go func() { ended <- relay.Serve(t.Context(), addr, certs.Relay.Cert, certs.Relay.Key) }()
 	t.Cleanup(func() {

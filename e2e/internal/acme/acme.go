@@ -14,7 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/caddy"
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
+
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/pki"
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/program"
 )
@@ -39,13 +40,13 @@ type Server struct {
 // Start builds Pebble in dir and runs it until tb ends.
 func Start(tb testing.TB, dir string, ca *pki.CA, config Config) *Server {
 	tb.Helper()
-	dns := caddy.FreeAddr(tb)
+	dns := wstest.FreeAddr(tb)
 	names := program.Start(tb, "names", exec.Command(build(tb, dir, "pebble-challtestsrv"),
 		"-dnsserver", dns, "-http01", "", "-https01", "", "-tlsalpn01", "", "-doh", "",
-		"-defaultIPv6", "", "-management", caddy.FreeAddr(tb)))
+		"-defaultIPv6", "", "-management", wstest.FreeAddr(tb)))
 	names.Await(tb, startGrace, "Starting management server")
 
-	listen, management := caddy.FreeAddr(tb), caddy.FreeAddr(tb)
+	listen, management := wstest.FreeAddr(tb), wstest.FreeAddr(tb)
 	cmd := exec.Command(build(tb, dir, "pebble"), "-dnsserver", dns,
 		"-config", configFile(tb, ca, config, listen, management))
 	cmd.Env = []string{"PEBBLE_VA_NOSLEEP=1"}

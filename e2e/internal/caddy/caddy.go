@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
+
 	"github.com/caddy-watchrtc/watchrtc-proxy/e2e/internal/program"
 )
 
@@ -51,7 +53,7 @@ func Start(tb testing.TB, config Config) *Caddy {
 	if config.Binary == "" {
 		config.Binary = binary
 	}
-	c := &Caddy{Admin: FreeAddr(tb), config: config}
+	c := &Caddy{Admin: wstest.FreeAddr(tb), config: config}
 	c.home = filepath.Join(program.Dir(tb), config.Name+".home")
 	c.run(tb)
 	return c

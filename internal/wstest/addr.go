@@ -1,0 +1,80 @@
+package wstest
+
+import (
+	"errors"
+	"math/rand/v2"
+	"net"
+	"strconv"
+	"sync"
+	"testing"
+)
+
+// Ports below those that systems give to outgoing connections and to whoever asks for
+// any, which would take one between its choice here and its use.
+const (
+	firstPort = 20000
+	lastPort  = 32000
+)
+
+var (
+	nextMu sync.Mutex // protects next
+	next   = firstPort + rand.IntN(lastPort-firstPort)
+)
+
+// FreeAddr returns a loopback address that nobody listens on, by TCP or UDP, and
+// that it has not returned lately.
+func FreeAddr(tb testing.TB) string {
+	tb.Helper()
+	addr, err := FindFreeAddr()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return addr
+}
+
+// FindFreeAddr is FreeAddr outside tests.
+func FindFreeAddr() (string, error) {
+	nextMu.Lock()
+	defer nextMu.Unlock()
+	for range lastPort - firstPort {
+		next++
+		if next > lastPort {
+			next = firstPort
+		}
+		if addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(next)); isFree(addr) {
+			return addr, nil
+		}
+	}
+	return "", errors.New("no port is free")
+}
+
+func isFree(addr string) bool {
+	listener, err := net.Listen("tcp", addr)
+	if err != nil {
+		return false
+	}
+	defer listener.Close()
+	packets, err := net.ListenPacket("udp", addr)
+	if err != nil {
+		return false
+	}
+	packets.Close()
+	return true
+}
+
+// DeadAddr returns a loopback address that refuses connections until the test ends. It is
+// that of a connection's near end, so that no listener can be given it meanwhile.
+func DeadAddr(tb testing.TB) string {
+	tb.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { listener.Close() })
+	conn, err := net.Dial("tcp", listener.Addr().String())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { conn.Close() })
+	return conn.LocalAddr().String()
+}
