@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -235,44 +234,6 @@ func checkDotSegments(t *testing.T, p *proxy, relay *relay) {
 		}
 		c.close()
 	}
-}
-
-// TestSlowPostIsSmall: a body that has hardly begun holds hardly anything.
-func TestSlowPostIsSmall(t *testing.T) {
-	const n = 300
-	relay := newRelay(t, nil)
-	s := mount(relay.URL, "")
-	s.plain = true
-	p := start(t, s)
-	idle := make([]*conn, n)
-	for i := range idle {
-		idle[i] = p.dial(t)
-		idle[i].request("GET", "/elsewhere")
-		io.Copy(io.Discard, idle[i].response("GET").Body)
-	}
-	before := memory()
-	for _, c := range idle {
-		c.request("POST", "/websocket/trace", "Content-Length: 60000")
-		c.write("{")
-	}
-	stacks := make([]byte, 32<<20)
-	for strings.Count(string(stacks[:runtime.Stack(stacks, true)]), "eadBody(") < n {
-		time.Sleep(10 * time.Millisecond)
-	}
-	stacks = nil
-	each := (memory() - before) / n
-	t.Logf("%d bytes for each body that has begun", each)
-	if each > 16<<10 {
-		t.Errorf("%d bytes for each body that has begun", each)
-	}
-}
-
-func memory() int64 {
-	var stats runtime.MemStats
-	runtime.GC()
-	runtime.GC()
-	runtime.ReadMemStats(&stats)
-	return int64(stats.HeapAlloc + stats.StackInuse)
 }
 
 // TestPostGets101: nobody asked for it.
