@@ -40,6 +40,16 @@ func outcomeOf(t *testing.T, page *browser.Page) outcome {
 	})`)
 }
 
+// stopped reports whether there were no attempts after those at first. An SDK that does not
+// stop comes back within 4 s, and again and again. The older one's first two may be a second
+// apart on a busy machine.
+func (o outcome) stopped() bool { return o.Attempts[len(o.Attempts)-1]-o.Attempts[0] <= 2500 }
+
+// mostAtFirst is how many WebSockets a page of these tests may have before the SDK stops.
+// The older one asks for one for each of the page's two peer connections. Mostly it gives
+// the first up, but where the greeting is quicker than the second, both are greeted.
+var mostAtFirst = map[string]int{sdkNew: 1, sdkOld: 2}
+
 // TestRefused has the SDK come with a key that is not in api_keys. After a 403 it comes
 // back; after a greeting it does not, until the page has another call.
 func TestRefused(t *testing.T) {
@@ -81,13 +91,11 @@ func testRefused(t *testing.T, sdk, with string) {
 	watch(t, page, refusedFor(oldRetry+retried))
 	got := outcomeOf(t, page)
 	want := map[string]string{sdkNew: "disconnected serverRejectedNoRetry", sdkOld: "disconnected"}[sdk]
-	// The older SDK asks once for each of the page's two peer connections. Mostly it gives
-	// the first up, but where the greeting is quicker than the second, both are greeted.
-	most := map[string]int{sdkNew: 1, sdkOld: 2}[sdk]
+	most := mostAtFirst[sdk]
 	if n := len(got.Opened); n < 1 || n > most || got.States[len(got.States)-1] != want || got.Closes[len(got.Closes)-1] != 1008 {
 		t.Errorf("after a greeting: %+v, want 1 to %d WebSockets, the last closed with 1008, and %q at the end", got, most, want)
 	}
-	if last := got.Attempts[len(got.Attempts)-1]; last-got.Attempts[0] > 500 {
+	if !got.stopped() {
 		t.Errorf("after a greeting: %+v, want no attempt after those at first", got)
 	}
 	page.Run(t, "watchRTC.connect()")
@@ -163,8 +171,9 @@ func TestWhatStops(t *testing.T) {
 				page.Run(t, fmt.Sprintf("await start('%s/%d', 'e2e-room')", strings.Replace(server.URL, "http", "ws", 1), n))
 				page.Await(t, patience, "opened.length > 0")
 				watch(t, page, retried+time.Second)
-				if got := outcomeOf(t, page); (len(got.Opened) == 1) != variant.stops {
-					t.Errorf("stopped: %t, want %t; %+v", !variant.stops, variant.stops, got)
+				got := outcomeOf(t, page)
+				if got.stopped() != variant.stops || variant.stops && len(got.Opened) > mostAtFirst[sdk] {
+					t.Errorf("stopped: %t, want %t; %+v", got.stopped(), variant.stops, got)
 				}
 			})
 		}

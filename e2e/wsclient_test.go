@@ -112,8 +112,15 @@ func (c *gorillaClient) pongs() int { return c.got }
 
 type coderClient struct {
 	*coder.Conn
-	ctx context.Context
-	got int
+	ctx     context.Context
+	got     int
+	reading chan coderMessage // what comes next, if that is being read already
+}
+
+type coderMessage struct {
+	kind coder.MessageType
+	data []byte
+	err  error
 }
 
 func dialCoder(t *testing.T, s *setup, compress bool) wsClient {
@@ -141,10 +148,11 @@ func dialCoder(t *testing.T, s *setup, compress bool) wsClient {
 
 func (c *coderClient) send(t *testing.T, kind int, fragments ...[]byte) {
 	t.Helper()
+	c.read() // a ping waits for its pong, which has to be read
 	w, err := c.Writer(c.ctx, coder.MessageType(kind))
 	for i, fragment := range fragments {
-		if i > 0 {
-			c.ping()
+		if i > 0 && err == nil {
+			err = c.Ping(c.ctx)
 		}
 		if err == nil {
 			_, err = w.Write(fragment)
@@ -158,20 +166,33 @@ func (c *coderClient) send(t *testing.T, kind int, fragments ...[]byte) {
 	}
 }
 
-// ping sends a ping and does not wait: the pong is read with the next message.
-func (c *coderClient) ping() {
-	ctx, cancel := context.WithTimeout(c.ctx, 10*time.Millisecond)
-	defer cancel()
-	_ = c.Ping(ctx) // nobody reads yet, so it ends with the context
+// read begins to read the next message.
+func (c *coderClient) read() {
+	if c.reading != nil {
+		return
+	}
+	reading := make(chan coderMessage, 1)
+	c.reading = reading
+	go func() {
+		kind, data, err := c.Read(c.ctx)
+		reading <- coderMessage{kind, data, err}
+	}()
+}
+
+// next returns the next message.
+func (c *coderClient) next() coderMessage {
+	c.read()
+	defer func() { c.reading = nil }()
+	return <-c.reading
 }
 
 func (c *coderClient) receive(t *testing.T) (int, []byte) {
 	t.Helper()
-	kind, data, err := c.Read(c.ctx)
-	if err != nil {
-		t.Fatal(err)
+	message := c.next()
+	if message.err != nil {
+		t.Fatal(message.err)
 	}
-	return int(kind), data
+	return int(message.kind), message.data
 }
 
 func (c *coderClient) close(t *testing.T, code int, reason string) {
@@ -183,10 +204,10 @@ func (c *coderClient) close(t *testing.T, code int, reason string) {
 
 func (c *coderClient) closed(t *testing.T) (int, string) {
 	t.Helper()
-	_, _, err := c.Read(c.ctx)
+	message := c.next()
 	var closed coder.CloseError
-	if !errors.As(err, &closed) {
-		t.Fatalf("the connection ended with %v", err)
+	if !errors.As(message.err, &closed) {
+		t.Fatalf("the connection ended with %v", message.err)
 	}
 	return int(closed.Code), closed.Reason
 }
