@@ -145,6 +145,7 @@ type streamedBody struct {
 	came    http.Header             // trailers of the client's request, when all of it has been read
 	trailer http.Header             // of the outgoing request; nil where there can be none
 	allowed func(field string) bool // reports whether a trailer may go to the relay
+	atEnd   func()                  // called when ended is set
 
 	ended  atomic.Bool     // all of it has been read
 	lost   <-chan struct{} // closed when the relay's connection has ended; nil where that is not known
@@ -167,7 +168,7 @@ type piece struct {
 
 func newStreamedBody(t *roundTrip) *streamedBody {
 	b := &streamedBody{
-		r: t.r, body: t.r.Body, w: t.w, left: t.h.MaxBodySize, came: t.r.Trailer, allowed: t.h.rules.RequestTrailer,
+		r: t.r, body: t.r.Body, w: t.w, left: t.h.MaxBodySize, came: t.r.Trailer, allowed: t.h.rules.RequestTrailer, atEnd: t.uploaded,
 		closed: make(chan struct{}), pieces: make(chan piece, 1),
 	}
 	b.close = sync.OnceFunc(func() {
@@ -217,6 +218,7 @@ func (b *streamedBody) Read(p []byte) (int, error) {
 	switch {
 	case err == io.EOF:
 		b.ended.Store(true)
+		b.atEnd()
 		if b.trailer != nil {
 			b.copyTrailer()
 		}

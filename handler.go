@@ -160,7 +160,7 @@ func (t *roundTrip) attempt() (response *http.Response, err error) {
 		response, err = t.post()
 	}
 	inTime := t.limit.Stop()
-	t.interim.stop()
+	t.stop1xx()
 	if err == nil && !inTime {
 		response.Body.Close()
 		response, err = nil, t.relay.Late(t.limit)

@@ -6,6 +6,9 @@ import (
 	"net/http"
 	"net/textproto"
 	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/forward"
 )
@@ -13,6 +16,10 @@ import (
 // interim passes 1xx responses on while the relay's final response is awaited (RFC 9110,
 // section 15.2). A goroutine of its own writes them, for they come in one that may not wait
 // for this client: over HTTP/2 that one reads what a relay sends to all.
+//
+// They wait while an HTTP/1.1 client uploads: net/http may write to the connection, or to
+// the response's header, when the body is read (a 100, or that the body is too large). If
+// the final response comes before the end of the upload, what waits is left out.
 type interim struct {
 	writing sync.WaitGroup // whoever writes what waits; nobody begins to when done is set
 
@@ -20,6 +27,7 @@ type interim struct {
 	done    bool       // the final response has come, or none will
 	size    int        // of all that have come, as count has it; at most maxInterim
 	waiting []interimResponse
+	busy    bool // somebody writes the first that waits
 }
 
 type interimResponse struct {
@@ -27,18 +35,24 @@ type interimResponse struct {
 	header http.Header
 }
 
-// maxInterim bounds the 1xx responses to one request, together, in bytes. http.Transport
-// leaves that to whoever passes them on.
-const maxInterim = http.DefaultMaxHeaderBytes
+const (
+	// maxInterim bounds the memory that the 1xx responses to one request can take, all
+	// together, in bytes. http.Transport leaves that to whoever passes them on.
+	maxInterim = http.DefaultMaxHeaderBytes
+
+	// What a response takes at most besides its text, and each of its fields.
+	interimOverhead      = 512
+	interimFieldOverhead = 64
+)
 
 var errEndlessInterim = errors.New("there is no end of 1xx responses")
 
 // count counts a 1xx response, and reports whether that was one too many.
 func (i *interim) count(fields textproto.MIMEHeader) (tooMany bool) {
-	i.size += len("HTTP/1.1 100 \r\n\r\n")
+	i.size += interimOverhead
 	for field, values := range fields {
 		for _, value := range values {
-			i.size += len(field) + len(": \r\n") + len(value)
+			i.size += interimFieldOverhead + len(field) + len(value)
 		}
 	}
 	return i.size > maxInterim
@@ -60,10 +74,26 @@ func (t *roundTrip) got1xx(code int, fields textproto.MIMEHeader) error {
 	forward.StripResponse(header)
 	delete(header, "Content-Length") // RFC 9110, section 8.6
 	i.waiting = append(i.waiting, interimResponse{code, header})
-	if len(i.waiting) == 1 {
-		i.writing.Go(t.write1xx)
-	}
+	t.begin1xxLocked()
 	return nil
+}
+
+// uploaded is called when all of the client's body has been read.
+func (t *roundTrip) uploaded() {
+	t.interim.mu.Lock()
+	defer t.interim.mu.Unlock()
+	t.begin1xxLocked()
+}
+
+// begin1xxLocked has somebody write what waits, if it may be written. interim.mu is held.
+func (t *roundTrip) begin1xxLocked() {
+	i := &t.interim
+	uploading := t.r.ProtoMajor == 1 && t.body.unread()
+	if len(i.waiting) == 0 || i.busy || i.done || uploading {
+		return
+	}
+	i.busy = true
+	i.writing.Go(t.write1xx)
 }
 
 // write1xx writes what waits.
@@ -86,11 +116,13 @@ func (i *interim) written() (more bool) {
 	defer i.mu.Unlock()
 	i.waiting[0] = interimResponse{}
 	i.waiting = i.waiting[1:]
-	return len(i.waiting) > 0
+	i.busy = len(i.waiting) > 0
+	return i.busy
 }
 
 // writeInterim leaves the header of the response as it was.
 func (t *roundTrip) writeInterim(response interimResponse) {
+	defer t.limitWrite()()
 	header := t.w.Header()
 	own := maps.Clone(header)
 	maps.Copy(header, response.header)
@@ -105,10 +137,27 @@ func (t *roundTrip) writeInterim(response interimResponse) {
 	maps.Copy(header, own)
 }
 
-// stop returns when nothing is written any more. Like the final response, which is next,
+// limitWrite applies Caddy's write_idle, which Caddy does for what follows a header.
+func (t *roundTrip) limitWrite() (done func()) {
+	_, writer := caddyhttp.IdleTimeoutsFromContext(t.r.Context())
+	if writer == nil {
+		return func() {}
+	}
+	hard := writer.Deadline.HardDeadline
+	deadline := time.Now().Add(writer.Deadline.Timeout)
+	if !hard.IsZero() && hard.Before(deadline) {
+		deadline = hard
+	}
+	writer.SetWriteDeadline(deadline)
+	return func() { writer.SetWriteDeadline(hard) }
+}
+
+// stop1xx returns when nothing is written any more. Like the final response, which is next,
 // that may wait for the client.
-func (i *interim) stop() {
+func (t *roundTrip) stop1xx() {
+	i := &t.interim
 	i.mu.Lock()
+	t.begin1xxLocked()
 	i.done = true
 	i.mu.Unlock()
 	i.writing.Wait()

@@ -23,6 +23,23 @@ func (j *jammed) upload(stream uint32, path string) {
 	j.framer.WriteData(stream, true, []byte("x"))
 }
 
+// newJammedBy returns a client that a relay's response from /flood has jammed; the relay
+// closes full when nothing more of that is taken.
+func newJammedBy(t *testing.T, p *proxy, full <-chan struct{}) *jammed {
+	t.Helper()
+	raw, err := net.Dial(p.network, p.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { raw.Close() })
+	raw.(*net.TCPConn).SetReadBuffer(4 << 10)
+	j := new(jammed)
+	j.begin(raw)
+	j.upload(1, "/websocket/flood")
+	await(t, full, "standstill")
+	return j
+}
+
 // TestJammedClientGetsHints has a client that takes nothing from its connection, and a
 // relay over HTTP/2 that has a 103 for it. All others that upload over the same connection
 // to the relay go on.
@@ -58,16 +75,7 @@ func TestJammedClientGetsHints(t *testing.T) {
 	}
 	wantUpload()
 
-	raw, err := net.Dial(p.network, p.addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { raw.Close() })
-	raw.(*net.TCPConn).SetReadBuffer(4 << 10)
-	j := new(jammed)
-	j.begin(raw)
-	j.upload(1, "/websocket/flood")
-	await(t, full, "standstill")
+	j := newJammedBy(t, p, full)
 	j.upload(3, "/websocket/hint")
 	await(t, hinted, "hint")
 	awaitTrue(t, "1xx that waits for the client", func() bool { return inStacks("(*roundTrip).writeInterim") > 0 })
