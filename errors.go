@@ -134,6 +134,7 @@ func (t *roundTrip) allowPreflight(origin string) bool {
 func (t *roundTrip) fail(err error) error {
 	f := t.refusalFor(err)
 	if f.status == statusClientClosed {
+		t.closeAfterUpload()
 		t.w.WriteHeader(f.status)
 		return nil
 	}

@@ -286,14 +286,18 @@ const abandonedBody = time.Second
 // abandonBody limits how long net/http reads what is left of a body over HTTP/1.1, when
 // the handlers have returned. Until then an error route has what time it wants, with the
 // body or without: a deadline that is over while somebody reads, even for a piece that
-// was given up, would end the request's context. Streams of HTTP/2 and 3 end with their
-// handlers.
+// was given up, would end the request's context. It is set when the time is up and not
+// before, because net/http takes any away when it ends the read of such a piece. By then
+// the connection carries nothing else: it is closed after the response (closeAfterUpload).
+// Streams of HTTP/2 and 3 end with their handlers.
 func abandonBody(r *http.Request, w http.ResponseWriter) {
 	if r.ProtoMajor != 1 {
 		return
 	}
 	conn := http.NewResponseController(tunnel.Innermost(w)) // others may be used again by then
-	context.AfterFunc(r.Context(), func() { conn.SetReadDeadline(time.Now().Add(abandonedBody)) })
+	context.AfterFunc(r.Context(), func() {
+		time.AfterFunc(abandonedBody, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
+	})
 }
 
 // release ends the reader of a piece that has been given up, for which net/http would
