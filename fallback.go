@@ -427,9 +427,10 @@ func (t *roundTrip) abort() {
 // closeUnread ends a connection that the client still uploads to. net/http would wait
 // for the upload first, with no limit.
 func (t *roundTrip) closeUnread() {
-	controller := http.NewResponseController(t.w)
-	controller.Flush()
-	conn, _, err := controller.Hijack()
+	http.NewResponseController(t.w).Flush()
+	// Wrappers would touch what a piece of the body is still being read through, and hide
+	// how to end this side alone.
+	conn, _, err := http.NewResponseController(tunnel.Innermost(t.w)).Hijack()
 	if err != nil {
 		return
 	}
