@@ -329,6 +329,12 @@ func (b *streamedBody) breakOff() {
 	b.r.Body.Close()
 }
 
+// awaitReader waits until nobody reads a piece any more.
+func (b *streamedBody) awaitReader() {
+	b.close()
+	b.reading.Wait()
+}
+
 // setReadDeadline goes by Caddy's idle timeouts, where there are some: they set a deadline of
 // their own for each read, and those of a route do not look at what is set by w.
 func (b *streamedBody) setReadDeadline(deadline time.Time) {
@@ -435,6 +441,7 @@ func (t *roundTrip) closeUnread() {
 		return
 	}
 	defer conn.Close()
+	t.body.stream.awaitReader() // which Hijack has interrupted; the access log counts what it reads
 	// Closing at once would reset the connection, and what the client has not read yet
 	// would be lost.
 	conn.SetDeadline(time.Now().Add(abandonedBody))
