@@ -123,6 +123,9 @@ func (brokenBody) Close() error             { return nil }
 // unread reports whether the client may have more to send.
 func (b *clientBody) unread() bool { return b.stream != nil && !b.stream.ended.Load() }
 
+// failed reports whether the client is to blame for what becomes of its request.
+func (b *clientBody) failed() bool { return b.stream != nil && b.stream.failed.Load() }
+
 // release says that nothing will read the body any more.
 func (b *clientBody) release() {
 	if b.small != nil {
@@ -148,6 +151,7 @@ type streamedBody struct {
 	atEnd   func()                  // called when ended is set
 
 	ended  atomic.Bool     // all of it has been read
+	failed atomic.Bool     // it cannot be read, or is too large
 	lost   <-chan struct{} // closed when the relay's connection has ended; nil where that is not known
 	pieces chan piece      // what is read while Read waits
 	buffer []byte          // of pieces
@@ -212,6 +216,7 @@ func (b *streamedBody) Read(p []byte) (int, error) {
 	n, err := b.readPiece(p)
 	b.limit.Resume()
 	if int64(n) > b.left {
+		b.failed.Store(true)
 		return 0, clientError{errBodyTooLarge}
 	}
 	b.left -= int64(n)
@@ -224,6 +229,7 @@ func (b *streamedBody) Read(p []byte) (int, error) {
 		}
 	case err == errRelayLost, err == http.ErrBodyReadAfterClose:
 	case err != nil:
+		b.failed.Store(true)
 		err = clientError{err}
 	}
 	return n, err

@@ -121,7 +121,7 @@ func (t *roundTrip) notOpened() { t.tally.handshake.Failed(string(relay.StageCan
 
 // brokeOff counts a response that the relay has begun and not finished.
 func (t *roundTrip) brokeOff() {
-	if t.limit.Context.Err() == nil {
+	if t.limit.Context.Err() == nil && !t.body.failed() {
 		faults.add(fault{upstream: t.relay.Name, stage: relay.StageInvalid, text: "the relay broke off a response"})
 	}
 }

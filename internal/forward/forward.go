@@ -94,7 +94,8 @@ func (rules *Rules) RequestHeader(r *http.Request) http.Header {
 // RequestTrailer reports whether a trailer field may cross to the relay. What may
 // not cross in the header may not cross after the body either.
 func (rules *Rules) RequestTrailer(field string) bool {
-	return httpguts.ValidTrailerHeader(field) && !toRelayTrailers.has(field) && !slices.Contains(rules.clientIPHeaders, field)
+	return httpguts.ValidHeaderFieldName(field) && httpguts.ValidTrailerHeader(field) &&
+		!toRelayTrailers.has(field) && !slices.Contains(rules.clientIPHeaders, field)
 }
 
 // ResponseHeader adds the fields of the relay's response that may cross to dst. They
