@@ -145,6 +145,7 @@ type streamedBody struct {
 	w       http.ResponseWriter
 	limit   *relay.Limit
 	left    int64                   // how many bytes are allowed
+	missing int64                   // how many of an announced length have not come; below 0 where there is none
 	came    http.Header             // trailers of the client's request, when all of it has been read
 	trailer http.Header             // of the outgoing request; nil where there can be none
 	allowed func(field string) bool // reports whether a trailer may go to the relay
@@ -172,7 +173,7 @@ type piece struct {
 
 func newStreamedBody(t *roundTrip) *streamedBody {
 	b := &streamedBody{
-		r: t.r, body: t.r.Body, w: t.w, left: t.h.MaxBodySize, came: t.r.Trailer, allowed: t.h.rules.RequestTrailer, atEnd: t.uploaded,
+		r: t.r, body: t.r.Body, w: t.w, left: t.h.MaxBodySize, missing: t.r.ContentLength, came: t.r.Trailer, allowed: t.h.rules.RequestTrailer, atEnd: t.uploaded,
 		closed: make(chan struct{}), pieces: make(chan piece, 1),
 	}
 	b.close = sync.OnceFunc(func() {
@@ -220,6 +221,10 @@ func (b *streamedBody) Read(p []byte) (int, error) {
 		return 0, clientError{errBodyTooLarge}
 	}
 	b.left -= int64(n)
+	b.missing -= int64(n)
+	if err == io.EOF && b.missing > 0 {
+		err = io.ErrUnexpectedEOF // over HTTP/3 nobody else looks (RFC 9114, section 4.1.2)
+	}
 	switch {
 	case err == io.EOF:
 		b.ended.Store(true)
