@@ -145,7 +145,7 @@ type streamedBody struct {
 	w       http.ResponseWriter
 	limit   *relay.Limit
 	left    int64                   // how many bytes are allowed
-	missing int64                   // how many of an announced length have not come; below 0 where there is none
+	missing int64                   // bytes of the announced length that have not come; below 0 for none announced
 	came    http.Header             // trailers of the client's request, when all of it has been read
 	trailer http.Header             // of the outgoing request; nil where there can be none
 	allowed func(field string) bool // reports whether a trailer may go to the relay
