@@ -137,7 +137,8 @@ func (t *roundTrip) writeInterim(response interimResponse) {
 	maps.Copy(header, own)
 }
 
-// limitWrite applies Caddy's write_idle, which Caddy does for what follows a header.
+// limitWrite applies Caddy's write_idle, which Caddy does for what follows a header. Where
+// the time is up nothing more can be written: over HTTP/3 it would follow a part of a frame.
 func (t *roundTrip) limitWrite() (done func()) {
 	_, writer := caddyhttp.IdleTimeoutsFromContext(t.r.Context())
 	if writer == nil {
@@ -149,7 +150,11 @@ func (t *roundTrip) limitWrite() (done func()) {
 		deadline = hard
 	}
 	writer.SetWriteDeadline(deadline)
-	return func() { writer.SetWriteDeadline(hard) }
+	return func() {
+		if time.Now().Before(deadline) {
+			writer.SetWriteDeadline(hard)
+		}
+	}
 }
 
 // stop1xx returns when nothing is written any more. Like the final response, which is next,

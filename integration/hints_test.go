@@ -1,11 +1,16 @@
 package integration_test
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/http3"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
@@ -183,4 +188,46 @@ func TestStalledClientGetsHints(t *testing.T) {
 	served := func() bool { return inStacks("net/http.(*conn).serve(") > 0 }
 	awaitTrue(t, "connection", served)
 	awaitTrue(t, "end of the connection", func() bool { return !served() })
+}
+
+// TestHintCutOverHTTP3 has a client over HTTP/3 that does not take all of a 103 before
+// write_idle is over. Its stream ends with a reset: the response would follow a part of a
+// frame.
+func TestHintCutOverHTTP3(t *testing.T) {
+	const window = 20_000 // quic-go's flow control
+	cut := make(chan struct{})
+	addr := rawRelay(t, func(c *wstest.Conn) {
+		c.ReadHead()
+		c.WriteText("HTTP/1.1 103 Early Hints\r\nX-Long: " + strings.Repeat("a", 100_000) + "\r\n\r\n")
+		<-cut
+		c.WriteResponse("200 OK", "hello")
+		c.ReadToEnd()
+	}).Addr
+	s := mount("wss://" + addr).over(http3x)
+	s.server = "timeouts {\nwrite_idle 200ms\n}"
+	p := start(t, s)
+	p.settleQUIC(t)
+	conn, err := quic.DialAddr(t.Context(), p.addr, http3.ConfigureTLSConfig(authority.ClientConfig("localhost")),
+		&quic.Config{InitialStreamReceiveWindow: window, MaxStreamReceiveWindow: window})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.CloseWithError(0, "")
+	stream, err := new(http3.Transport).NewClientConn(conn).OpenRequestStream(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.SendRequestHeader(request(t, "GET", "https://localhost/websocket/x", nil)); err != nil {
+		t.Fatal(err)
+	}
+	writing := func() bool { return inStacks("(*roundTrip).writeInterim") > 0 }
+	awaitTrue(t, "1xx that waits for the client", writing)
+	awaitTrue(t, "end of the time", func() bool { return !writing() })
+	close(cut)
+	stream.SetReadDeadline(time.Now().Add(patience))
+	response, err := stream.ReadResponse()
+	var reset *quic.StreamError
+	if !errors.As(err, &reset) {
+		t.Errorf("response %v, error %v, want a reset", response, err)
+	}
 }
