@@ -255,7 +255,8 @@ func TestCutIsCounted(t *testing.T) {
 		s := open()
 		narrow(innermost(s.relay))
 		var sent int
-		for s.client.SetWriteDeadline(time.Now().Add(500 * time.Millisecond)); ; {
+		for {
+			s.client.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
 			n, err := s.client.Write(make([]byte, 16<<10))
 			sent += n
 			if err != nil {
