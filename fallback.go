@@ -332,17 +332,16 @@ func (b *streamedBody) giveBack() bool {
 // breakOff closes the client's body, so that nobody takes what is left of it for all. An
 // error route may find the request canceled by that.
 func (b *streamedBody) breakOff() {
-	b.close()
 	if !b.ended.Load() { // Close would wait for the client
-		b.setReadDeadline(time.Unix(1, 0))
-		b.reading.Wait()
+		b.stopReading()
 	}
 	b.r.Body.Close()
 }
 
-// awaitReader waits until nobody reads a piece any more.
-func (b *streamedBody) awaitReader() {
+// stopReading waits until nobody reads a piece any more.
+func (b *streamedBody) stopReading() {
 	b.close()
+	b.setReadDeadline(time.Unix(1, 0)) // otherwise it would wait for the client
 	b.reading.Wait()
 }
 
@@ -452,7 +451,7 @@ func (t *roundTrip) closeUnread() {
 		return
 	}
 	defer conn.Close()
-	t.body.stream.awaitReader() // which Hijack has interrupted; the access log counts what it reads
+	t.body.stream.stopReading() // the access log counts what is read
 	// Closing at once would reset the connection, and what the client has not read yet
 	// would be lost.
 	conn.SetDeadline(time.Now().Add(abandonedBody))
