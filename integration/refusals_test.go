@@ -126,6 +126,8 @@ func useSecrets(t *testing.T, logFormat string) []string {
 	echo := rawRelay(t, func(c *wstest.Conn) {
 		if _, err := c.ReadHead(); err == nil {
 			c.WriteText("HTTP/1.1 " + secretKey + "-s3cretToken-" + secretToken + "\r\n\r\n")
+			c.CloseWrite() // closing with a body unread would reset the connection
+			c.ReadToEnd()
 		}
 	}).Addr
 	good := newRelay(t, nil)
