@@ -444,6 +444,9 @@ func (t *roundTrip) abort() {
 // for the upload first, with no limit.
 func (t *roundTrip) closeUnread() {
 	http.NewResponseController(t.w).Flush()
+	// Hijack interrupts one read, and would wait for the next, for which Caddy sets a deadline
+	// of its own. The access log counts what is read.
+	t.body.stream.stopReading()
 	// Wrappers would touch what a piece of the body is still being read through, and hide
 	// how to end this side alone.
 	conn, _, err := http.NewResponseController(tunnel.Innermost(t.w)).Hijack()
@@ -451,7 +454,6 @@ func (t *roundTrip) closeUnread() {
 		return
 	}
 	defer conn.Close()
-	t.body.stream.stopReading() // the access log counts what is read
 	// Closing at once would reset the connection, and what the client has not read yet
 	// would be lost.
 	conn.SetDeadline(time.Now().Add(abandonedBody))
