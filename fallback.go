@@ -341,27 +341,28 @@ func (b *streamedBody) breakOff() {
 // stopReading waits until nobody reads a piece any more.
 func (b *streamedBody) stopReading() {
 	b.close()
-	b.setReadDeadline(time.Unix(1, 0)) // otherwise it would wait for the client
-	b.reading.Wait()
+	if b.setReadDeadline(time.Unix(1, 0)) == nil { // otherwise it would wait for the client
+		b.reading.Wait()
+	}
 }
 
 // setReadDeadline goes by Caddy's idle timeouts, where there are some: they set a deadline of
 // their own for each read, and those of a route do not look at what is set by w.
-func (b *streamedBody) setReadDeadline(deadline time.Time) {
+func (b *streamedBody) setReadDeadline(deadline time.Time) error {
 	if reader, _ := caddyhttp.IdleTimeoutsFromContext(b.r.Context()); reader != nil {
-		reader.SetReadDeadline(deadline)
-		return
+		return reader.SetReadDeadline(deadline)
 	}
-	http.NewResponseController(b.w).SetReadDeadline(deadline)
+	return http.NewResponseController(b.w).SetReadDeadline(deadline)
 }
 
 // discard takes what the client still sends, until abandonedBody is over: some write all
 // of a body before they look for a response.
 func (b *streamedBody) discard() {
 	b.close()
-	b.setReadDeadline(time.Now().Add(abandonedBody))
-	b.reading.Wait()
-	io.Copy(io.Discard, b.body)
+	if b.setReadDeadline(time.Now().Add(abandonedBody)) == nil { // otherwise it would wait for the client
+		b.reading.Wait()
+		io.Copy(io.Discard, b.body)
+	}
 }
 
 // errRelayLost ends a body that the relay is not there for any more.

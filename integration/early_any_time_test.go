@@ -28,7 +28,7 @@ func TestRelayBreaksOffAtAnyTime(t *testing.T) {
 	var clients sync.WaitGroup
 	for range 8 {
 		clients.Go(func() {
-			for range 50 {
+			for range 25 {
 				c, err := p.tryDial(t)
 				if err != nil {
 					t.Error(err)
