@@ -53,10 +53,11 @@ var neverToClient = [][]string{
 	{"X-Accel-*", "X-Sendfile"},
 }
 
-// Fields set here, which a trailer must not contradict.
+// Fields set here, or judged with the rest of the header, which a trailer must not
+// contradict.
 var (
 	setForRelay  = []string{"Via", "CDN-Loop", "Referer", "Early-Data"}
-	setForClient = []string{"Via", "X-Content-Type-Options", "Content-Security-Policy"}
+	setForClient = []string{"Via", "X-Content-Type-Options", "Content-Security-Policy", "Location"}
 )
 
 var (

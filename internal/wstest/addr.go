@@ -62,8 +62,9 @@ func isFree(addr string) bool {
 	return true
 }
 
-// DeadAddr returns a loopback address that refuses connections until the test ends. It is
-// that of a connection's near end, so that no listener can be given it meanwhile.
+// DeadAddr returns a loopback address that refuses connections until the test ends, and is
+// as FreeAddr's besides. It is that of a connection's near end, so that nobody can listen
+// on it meanwhile.
 func DeadAddr(tb testing.TB) string {
 	tb.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -71,10 +72,15 @@ func DeadAddr(tb testing.TB) string {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { listener.Close() })
-	conn, err := net.Dial("tcp", listener.Addr().String())
+	addr, err := net.ResolveTCPAddr("tcp", FreeAddr(tb))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	dialer := net.Dialer{LocalAddr: addr}
+	conn, err := dialer.Dial("tcp", listener.Addr().String())
 	if err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { conn.Close() })
-	return conn.LocalAddr().String()
+	return addr.String()
 }
