@@ -73,19 +73,19 @@ func TestShortResponseOverHTTP3(t *testing.T) {
 	for _, test := range []struct{ name, front, trailer string }{
 		{"as it is", "", ""}, {"trailers", "", "X-Sum"}, {"encode", "encode", ""},
 	} {
-		upstream := http3Relay(t, func(s *quic.Stream) {
-			head := []string{":status", "200", "content-type", "text/plain", "content-length", "100000"}
-			if test.trailer != "" {
-				head = append(head, "trailer", test.trailer)
-			}
-			s.Write(append(http3Headers(head...), http3Frame(0, bytes.Repeat([]byte("cut "), 500))...))
-			if test.trailer != "" {
-				s.Write(http3Headers(strings.ToLower(test.trailer), "1"))
-			}
-			s.Close()
-		})
 		t.Run(test.name, func(t *testing.T) {
 			overHTTP(t, func(t *testing.T, protocol string) {
+				upstream := http3Relay(t, func(s *quic.Stream) {
+					head := []string{":status", "200", "content-type", "text/plain", "content-length", "100000"}
+					if test.trailer != "" {
+						head = append(head, "trailer", test.trailer)
+					}
+					s.Write(append(http3Headers(head...), http3Frame(0, bytes.Repeat([]byte("cut "), 500))...))
+					if test.trailer != "" {
+						s.Write(http3Headers(strings.ToLower(test.trailer), "1"))
+					}
+					s.Close()
+				})
 				p := start(t, site{body: "route {\n" + test.front + "\n" + directive("/websocket", upstream, transport("versions 3")) + "\n}"})
 				r := request(t, "POST", p.url("/websocket/trace"), strings.NewReader("{}"), "Accept-Encoding: gzip")
 				response := do(t, p.client(t, protocol), r)

@@ -1,7 +1,6 @@
 package integration_test
 
 import (
-	"io"
 	"net/http"
 	"testing"
 
@@ -22,19 +21,13 @@ func TestNotModifiedOverHTTP2(t *testing.T) {
 			r.respond(stream, true, ":status", "304", "content-length", "100", "etag", `"1"`)
 		}
 	}).Addr
-	overHTTP(t, func(t *testing.T, protocol string) {
-		p := start(t, mount("wss://"+addr, transport("versions 2")))
-		client := p.client(t, protocol)
-		response, err := client.Do(request(t, "GET", p.url("/websocket/get-qualityrtc-config"), nil, `If-None-Match: "1"`))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.ReadAll(response.Body); err != nil || response.StatusCode != http.StatusNotModified {
-			t.Errorf("status %d, then %v", response.StatusCode, err)
-		}
-		if lines, _ := p.logs.matching(`"relay failed"`); len(lines) > 0 {
-			t.Errorf("the log has %s", lines)
-		}
-		p.stop(t)
-	})
+	p := start(t, mount("wss://"+addr, transport("versions 2")))
+	c := p.dial(t)
+	for range 2 { // over one connection
+		c.request("GET", "/websocket/get-qualityrtc-config", `If-None-Match: "1"`)
+		c.wantStatus(c.response("GET"), http.StatusNotModified)
+	}
+	if lines, _ := p.logs.matching(`"relay failed"`); len(lines) > 0 {
+		t.Errorf("the log has %s", lines)
+	}
 }
