@@ -470,8 +470,8 @@ var copyBuffers = sync.Pool{New: func() any { return new([copyBufferSize]byte) }
 // copyBody copies the body and flushes what there is of it, unless all of it is here
 // already.
 func (t *roundTrip) copyBody(response *http.Response) error {
-	if response.Body == http.NoBody || t.r.Method == http.MethodHead {
-		return nil
+	if response.Body == http.NoBody || t.r.Method == http.MethodHead || response.StatusCode == http.StatusNotModified {
+		return nil // its length, if any, is that of another response (RFC 9110, section 8.6)
 	}
 	flush := func() error { return nil }
 	if !complete(response) {
@@ -482,8 +482,13 @@ func (t *roundTrip) copyBody(response *http.Response) error {
 	}
 	buf := copyBuffers.Get().(*[copyBufferSize]byte)
 	defer copyBuffers.Put(buf)
+	missing := response.ContentLength // below 0 for none announced
 	for {
 		n, err := response.Body.Read(buf[:])
+		missing -= int64(n)
+		if err == io.EOF && missing > 0 {
+			err = io.ErrUnexpectedEOF // over HTTP/3 nobody else looks (RFC 9114, section 4.1.2)
+		}
 		if n > 0 {
 			if _, err := t.w.Write(buf[:n]); err != nil {
 				return err
