@@ -38,6 +38,7 @@ func http3Relay(t *testing.T, handle func(*quic.Stream)) (upstream string) {
 			}
 			control.Write([]byte{0, 4, 0}) // an empty SETTINGS frame
 			go func() {
+				defer conn.CloseWithError(0, "") // the test is over
 				for {
 					s, err := conn.AcceptStream(t.Context())
 					if err != nil {
