@@ -12,7 +12,7 @@ import (
 // TestNotModifiedOverHTTP2 has a relay over HTTP/2 whose 304 tells the length of what the
 // client has (RFC 9110, section 8.6). It is whole.
 func TestNotModifiedOverHTTP2(t *testing.T) {
-	addr := rawRelayWith(t, relayTLSWithHTTP2(), func(c *wstest.Conn) {
+	addr := wstest.NewRelay(t, relayTLSWithHTTP2(), func(c *wstest.Conn) {
 		r, err := newH2Relay(c)
 		if err != nil {
 			return
