@@ -217,8 +217,7 @@ func (b *streamedBody) Read(p []byte) (int, error) {
 	n, err := b.readPiece(p)
 	b.limit.Resume()
 	if int64(n) > b.left {
-		b.failed.Store(true)
-		return 0, clientError{errBodyTooLarge}
+		return 0, b.fail(errBodyTooLarge)
 	}
 	b.left -= int64(n)
 	b.missing -= int64(n)
@@ -234,10 +233,17 @@ func (b *streamedBody) Read(p []byte) (int, error) {
 		}
 	case err == errRelayLost, err == http.ErrBodyReadAfterClose:
 	case err != nil:
-		b.failed.Store(true)
-		err = clientError{err}
+		err = b.fail(err)
 	}
 	return n, err
+}
+
+// fail ends the request, which transports over HTTP/3 do not do where its body has failed.
+func (b *streamedBody) fail(err error) error {
+	err = clientError{err}
+	b.failed.Store(true)
+	b.limit.Fail(err)
+	return err
 }
 
 // readPiece reads what the client sends, as long as the relay is there to have it: a

@@ -11,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/forward"
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/tunnel"
 )
 
 // interim passes 1xx responses on while the relay's final response is awaited (RFC 9110,
@@ -132,7 +133,8 @@ func (t *roundTrip) writeInterim(response interimResponse) {
 		// and the next lines would crash the process. HTTP/3 would send it.
 		header["Content-Length"] = []string{"0"}
 	}
-	t.w.WriteHeader(response.code)
+	// What wraps it might change the header, and take the above away.
+	tunnel.Innermost(t.w).WriteHeader(response.code)
 	clear(header)
 	maps.Copy(header, own)
 }

@@ -59,6 +59,15 @@ func (l *Limit) Stop() (inTime bool) {
 	return l.Context.Err() == nil
 }
 
+// Fail ends the request with cause, unless the head of the response has come.
+func (l *Limit) Fail(cause error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.over {
+		l.cancel(cause)
+	}
+}
+
 // EndWith cancels the request when ctx ends as well.
 func (l *Limit) EndWith(ctx context.Context) (release func() bool) {
 	return context.AfterFunc(ctx, func() { l.cancel(context.Cause(ctx)) })
