@@ -122,7 +122,7 @@ func TestRefusedAddresses(t *testing.T) {
 				t.Errorf("hosts that failed were connected to %d and %d times, want once", n, m)
 			}
 			p.stop(t)
-			if lines, _ := p.logs.matching(`"relay failed"`); len(lines) != 0 {
+			if lines, _ := p.logs.matching(`"relay failed"`, fmt.Sprintf("relay.example:%d", h.port)); len(lines) != 0 {
 				t.Errorf("the relay is said to fail: %q", lines)
 			}
 			p.logs.wait(t, 1, `"relay reached in spite of a failure"`, `"stage":"tls"`, " addresses failed: dial tcp ", h.addrs[0]+":", "; another address served")

@@ -48,6 +48,8 @@ func TestKeyInNoLog(t *testing.T) {
 	echo := rawRelay(t, func(c *wstest.Conn) {
 		if _, err := c.ReadHead(); err == nil {
 			c.WriteText("HTTP/1.1 " + secretKey + "-s3cretToken-" + secretToken + "\r\n\r\n")
+			c.CloseWrite() // closing with a body unread would reset the connection
+			c.ReadToEnd()
 		}
 	}).Addr
 	p := start(t, site{debug: true, body: directive("/echo", "wss://"+echo, "") + "\nroute {\n" + directive("/websocket", "wss://"+wstest.DeadAddr(t), "") + "\n}"})

@@ -94,7 +94,7 @@ func TestShortResponseOverHTTP3(t *testing.T) {
 					t.Errorf("status %d, %d bytes, and no error", response.StatusCode, len(body))
 				}
 				p.stop(t)
-				if lines, _ := p.logs.matching("the relay broke off a response"); len(lines) != 1 {
+				if lines, _ := p.logs.matching("the relay broke off a response", upstream); len(lines) != 1 {
 					t.Errorf("the log has %q", lines)
 				}
 			})
@@ -125,7 +125,7 @@ func TestTooLargeOverHTTP3(t *testing.T) {
 			if response.StatusCode != http.StatusRequestEntityTooLarge {
 				t.Errorf("status %d", response.StatusCode)
 			}
-			if lines, _ := p.logs.matching(`"relay failed"`); len(lines) > 0 {
+			if lines, _ := p.logs.matching(`"relay failed"`, upstream); len(lines) > 0 {
 				t.Errorf("the log has %s", lines)
 			}
 		})

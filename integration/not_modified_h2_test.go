@@ -27,7 +27,7 @@ func TestNotModifiedOverHTTP2(t *testing.T) {
 		c.request("GET", "/websocket/get-qualityrtc-config", `If-None-Match: "1"`)
 		c.wantStatus(c.response("GET"), http.StatusNotModified)
 	}
-	if lines, _ := p.logs.matching(`"relay failed"`); len(lines) > 0 {
+	if lines, _ := p.logs.matching(`"relay failed"`, addr); len(lines) > 0 {
 		t.Errorf("the log has %s", lines)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -131,10 +132,11 @@ func useSecrets(t *testing.T, logFormat string) []string {
 		}
 	}).Addr
 	good := newRelay(t, nil)
+	dead := wstest.DeadAddr(t)
 	s := site{log: logFormat, debug: true, body: "log\n" +
 		directive("/websocket", good.URL, "") + "\n" +
 		directive("/echo", "wss://"+echo, "") + "\n" +
-		directive("/dead", "wss://"+wstest.DeadAddr(t), "")}
+		directive("/dead", "wss://"+dead, "")}
 	p := start(t, s)
 	for _, target := range []string{"/websocket", "/echo", "/dead"} {
 		for _, kind := range kinds {
@@ -149,7 +151,9 @@ func useSecrets(t *testing.T, logFormat string) []string {
 	p.closed(t)
 	p.stop(t)
 	lines, _ := p.logs.matching()
-	return lines
+	return slices.DeleteFunc(lines, func(line string) bool { // an earlier test's faults are summed up in an interval
+		return strings.Contains(line, "relay failed") && !strings.Contains(line, echo) && !strings.Contains(line, dead)
+	})
 }
 
 // TestSecretsInLogs shows that apiKey and token are in no log line of this module,

@@ -32,7 +32,7 @@ func TestShortBodyOverHTTP3(t *testing.T) {
 			relay.wantNoRequest(t)
 		}
 	}
-	if lines, _ := p.logs.matching(`"relay failed"`); len(lines) > 0 {
+	if lines, _ := p.logs.matching(`"relay failed"`, relay.Listener.Addr().String()); len(lines) > 0 {
 		t.Errorf("the log has %s", lines)
 	}
 }
