@@ -10,16 +10,33 @@ import (
 )
 
 // Ports below those that systems give to outgoing connections and to whoever asks for
-// any, which would take one between its choice here and its use.
+// any, which would take one between its choice here and its use. Each process has a block
+// of them to itself.
 const (
-	firstPort = 20000
-	lastPort  = 32000
+	firstPort = 10000
+	blockSize = 1000
+	blocks    = 22
 )
 
 var (
-	nextMu sync.Mutex // protects next
-	next   = firstPort + rand.IntN(lastPort-firstPort)
+	portsMu   sync.Mutex   // protects what follows
+	block     net.Listener // holds the block, by its first port, until the process ends
+	blockPort int          // its first port
+	used      int          // how many of its ports have been given out
 )
+
+// holdBlock chooses a block that no other process has.
+func holdBlock() (err error) {
+	for _, i := range rand.Perm(blocks) {
+		blockPort = firstPort + i*blockSize
+		if block, err = net.Listen("tcp", loopback(blockPort)); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
 // FreeAddr returns a loopback address that nobody listens on, by TCP or UDP, and
 // that it has not returned lately.
@@ -34,14 +51,16 @@ func FreeAddr(tb testing.TB) string {
 
 // FindFreeAddr is FreeAddr outside tests.
 func FindFreeAddr() (string, error) {
-	nextMu.Lock()
-	defer nextMu.Unlock()
-	for range lastPort - firstPort {
-		next++
-		if next > lastPort {
-			next = firstPort
+	portsMu.Lock()
+	defer portsMu.Unlock()
+	if block == nil {
+		if err := holdBlock(); err != nil {
+			return "", err
 		}
-		if addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(next)); isFree(addr) {
+	}
+	for range blockSize {
+		used++
+		if addr := loopback(blockPort + 1 + used%(blockSize-1)); isFree(addr) {
 			return addr, nil
 		}
 	}
