@@ -134,7 +134,9 @@ func (t *roundTrip) allowPreflight(origin string) bool {
 func (t *roundTrip) fail(err error) error {
 	f := t.refusalFor(err)
 	if f.status == statusClientClosed {
-		t.closeAfterUpload()
+		if t.r.ProtoMajor == 1 {
+			t.w.Header()["Connection"] = []string{"close"} // see abandonBody
+		}
 		t.w.WriteHeader(f.status)
 		return nil
 	}

@@ -305,7 +305,7 @@ const abandonedBody = time.Second
 // body or without: a deadline that is over while somebody reads, even for a piece that
 // was given up, would end the request's context. It is set when the time is up and not
 // before, because net/http takes any away when it ends the read of such a piece. By then
-// the connection carries nothing else: it is closed after the response (closeAfterUpload).
+// the connection carries nothing else: it is closed after the response (closeAfterUpload, fail).
 // Streams of HTTP/2 and 3 end with their handlers.
 func abandonBody(r *http.Request, w http.ResponseWriter) {
 	if r.ProtoMajor != 1 {
