@@ -121,10 +121,12 @@ func (i *interim) written() (more bool) {
 	return i.busy
 }
 
-// writeInterim leaves the header of the response as it was.
+// writeInterim leaves the header of the response as it was. It goes past what wraps the
+// response, which might change the header and take Content-Length away again.
 func (t *roundTrip) writeInterim(response interimResponse) {
 	defer t.limitWrite()()
-	header := t.w.Header()
+	w := tunnel.Innermost(t.w)
+	header := w.Header()
 	own := maps.Clone(header)
 	maps.Copy(header, response.header)
 	if t.r.ProtoMajor == 2 {
@@ -133,8 +135,7 @@ func (t *roundTrip) writeInterim(response interimResponse) {
 		// and the next lines would crash the process. HTTP/3 would send it.
 		header["Content-Length"] = []string{"0"}
 	}
-	// What wraps it might change the header, and take the above away.
-	tunnel.Innermost(t.w).WriteHeader(response.code)
+	w.WriteHeader(response.code)
 	clear(header)
 	maps.Copy(header, own)
 }

@@ -118,7 +118,7 @@ func (s *stopLimit) hasClients() (has bool) {
 // outlives r is intended: net/http may still be reading the rest of its body, and an
 // HTTP/3 client that has vanished holds Caddy up after its last response.
 func (s *stopLimit) track(r *http.Request) {
-	late := func() bool { return s.done.Err() != nil } // what is tracked by then is closed by others
+	late := func() bool { return s.done.Err() != nil } // interrupt closes what is tracked before
 	if server, ok := r.Context().Value(http3.ServerContextKey).(*http3.Server); ok {
 		s.trackHTTP3(server)
 		if late() {
