@@ -173,7 +173,8 @@ type piece struct {
 
 func newStreamedBody(t *roundTrip) *streamedBody {
 	b := &streamedBody{
-		r: t.r, body: t.r.Body, w: t.w, left: t.h.MaxBodySize, missing: t.r.ContentLength, came: t.r.Trailer, allowed: t.h.rules.RequestTrailer, atEnd: t.uploaded,
+		r: t.r, body: t.r.Body, w: t.w, left: t.h.MaxBodySize, missing: t.r.ContentLength,
+		came: t.r.Trailer, allowed: t.h.rules.RequestTrailer, atEnd: t.uploaded,
 		closed: make(chan struct{}), pieces: make(chan piece, 1),
 	}
 	b.close = sync.OnceFunc(func() {
