@@ -61,6 +61,7 @@ func TestUploadGoesOnAfterResponse(t *testing.T) {
 	p := start(t, mount("wss://"+addr, "max_body_size 100GiB"))
 	for name, size := range map[string]int{"fast": 64 << 10, "slow": 1} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			c := p.dial(t)
 			c.request("POST", "/websocket/trace", "Content-Length: 10000000000")
 			over := make(chan bool)
@@ -88,24 +89,27 @@ func TestUploadGoesOnAfterResponse(t *testing.T) {
 // not hold its connection for long, whether or not there are error routes.
 func TestStalledUploadAfterRefusal(t *testing.T) {
 	relay := newRelay(t, nil)
-	for name, routes := range map[string]string{"none": "", "respond": "\nhandle_errors {\nrespond sorry\n}"} {
+	for name, routes := range map[string]string{"no error routes": "", "error routes": "\nhandle_errors {\nrespond sorry\n}"} {
 		s := mount(relay.URL, "origins https://app.example")
 		s.body += routes
-		p := start(t, s)
-		for _, body := range unfinished {
-			c := p.dial(t)
-			c.request("POST", "/websocket/trace", body[0], "Origin: https://page.example")
-			c.write(body[1])
-			response := c.response("POST")
-			c.wantStatus(response, http.StatusForbidden)
-			io.Copy(io.Discard, response.Body)
-			c.Raw().SetReadDeadline(time.Now().Add(patience / 6))
-			if _, err := c.R.Peek(1); err != io.EOF {
-				t.Errorf("error routes: %s, %s: %v, want the end of the connection", name, body[0], err)
+		t.Run(name, func(t *testing.T) {
+			p := start(t, s)
+			for _, body := range unfinished {
+				t.Run(body[0], func(t *testing.T) {
+					t.Parallel()
+					c := p.dial(t)
+					c.request("POST", "/websocket/trace", body[0], "Origin: https://page.example")
+					c.write(body[1])
+					response := c.response("POST")
+					c.wantStatus(response, http.StatusForbidden)
+					io.Copy(io.Discard, response.Body)
+					c.Raw().SetReadDeadline(time.Now().Add(patience / 6))
+					if _, err := c.R.Peek(1); err != io.EOF {
+						t.Errorf("%v, want the end of the connection", err)
+					}
+				})
 			}
-			c.close()
-		}
-		p.stop(t)
+		})
 	}
 }
 

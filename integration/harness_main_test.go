@@ -32,6 +32,7 @@ func TestMain(m *testing.M) {
 	if !strings.Contains(os.Getenv("GODEBUG"), extendedConnect) {
 		os.Exit(withExtendedConnect())
 	}
+	flag.Set("test.parallel", "8") // what runs in parallel waits most of the time
 	// The relays of these tests are on loopback, whatever their names.
 	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"} {
 		os.Unsetenv(name)

@@ -28,14 +28,16 @@ func TestSlowErrorRouteOfStalledUpload(t *testing.T) {
 	s.body += "\nhandle_errors {\nreverse_proxy " + sorry.URL + " {\nmethod GET\n" + transport("") + "\n}\n}"
 	p := start(t, s)
 	for _, body := range unfinished[:2] {
-		c := p.dial(t)
-		c.request("POST", "/websocket/trace", body[0])
-		c.write(body[1])
-		response := c.response("POST")
-		text, err := io.ReadAll(response.Body)
-		if response.StatusCode != http.StatusOK || string(text) != "sorry" || err != nil {
-			t.Errorf("%s: status %d, body %q (%v), want that of the error route", body[0], response.StatusCode, text, err)
-		}
-		c.close()
+		t.Run(body[0], func(t *testing.T) {
+			t.Parallel()
+			c := p.dial(t)
+			c.request("POST", "/websocket/trace", body[0])
+			c.write(body[1])
+			response := c.response("POST")
+			text, err := io.ReadAll(response.Body)
+			if response.StatusCode != http.StatusOK || string(text) != "sorry" || err != nil {
+				t.Errorf("status %d, body %q (%v), want that of the error route", response.StatusCode, text, err)
+			}
+		})
 	}
 }

@@ -41,7 +41,7 @@ func sized(n int) int {
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	flag.Set("test.parallel", "8") // what runs in parallel waits most of the time
+	flag.Set("test.parallel", "12") // what runs in parallel waits most of the time
 	raiseOpenFiles()
 	var err error
 	if buildDir, err = os.MkdirTemp("", "watchrtc"); err != nil {
