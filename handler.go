@@ -39,6 +39,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return t.fail(err)
 	case response.StatusCode == http.StatusSwitchingProtocols:
 		return t.openTunnel(response)
+	case response.StatusCode < http.StatusMultipleChoices && handshake.Extended(r):
+		return t.notAccepted(response)
 	default:
 		return t.writeResponse(response)
 	}

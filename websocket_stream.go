@@ -2,6 +2,7 @@ package watchrtcproxy
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -52,6 +53,15 @@ func (t *roundTrip) openStream(relay tunnel.Leg) error {
 		panic(http.ErrAbortHandler) // RST_STREAM: an abnormal end stays one
 	}
 	return nil
+}
+
+// notAccepted refuses a WebSocket on a stream that the relay has responded to with a 2xx
+// other than by switching protocols. To the client any 2xx would say that it is open (RFC
+// 8441, section 5).
+func (t *roundTrip) notAccepted(response *http.Response) error {
+	response.Body.Close()
+	t.hintOf(response)
+	return t.fail(t.relay.Invalid(fmt.Sprintf("responded to a handshake with status %d", response.StatusCode), nil))
 }
 
 // flushHead waits until the client's connection has taken the response. When that takes

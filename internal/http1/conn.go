@@ -52,7 +52,9 @@ func (c *conn) isQuiet() bool { return c.quiet.check() }
 
 // isDrained reports whether nothing has come after a response: it would be taken for
 // the next one. crypto/tls may have read more than it has given out, which the
-// socket does not show any more; a read that does not wait does.
+// socket does not show any more; a read that does not wait does. Nor may crypto/tls wait
+// to write what it says to that: a server that does not read would hold that up for ever.
+// If there was such a thing, the connection cannot be written to any more.
 func (c *conn) isDrained() bool {
 	if c.r.Buffered() > 0 {
 		return false
@@ -60,10 +62,14 @@ func (c *conn) isDrained() bool {
 	if !c.layered {
 		return true
 	}
-	c.SetReadDeadline(time.Unix(1, 0))
+	c.SetDeadline(time.Unix(1, 0))
 	_, err := c.r.Peek(1)
-	c.SetReadDeadline(time.Time{})
-	return errors.Is(err, os.ErrDeadlineExceeded)
+	c.SetDeadline(time.Time{})
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return false
+	}
+	_, err = c.Conn.Write(nil)
+	return err == nil
 }
 
 // interrupt fails what the request is waiting for.

@@ -243,10 +243,12 @@ func (b *responseBody) done(complete bool) {
 	switch {
 	case !complete || !uninterrupted:
 		c.abort()
-	case b.keep && c.isDrained():
+	case !b.keep:
+		c.Close()
+	case c.isDrained():
 		b.pool.put(c)
 	default:
-		c.Close()
+		c.abort()
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -175,9 +176,6 @@ func overTLS(config *tls.Config, timeout time.Duration, protocols []string, conn
 		}
 		state := tlsConn.ConnectionState()
 		connected(asked, state)
-		if keeper, ok := conn.(*responseKeeper); ok && state.NegotiatedProtocol == "h2" {
-			keeper.off = true
-		}
 		return tlsConn, nil
 	}
 }
@@ -215,22 +213,45 @@ func keepingResponses(dial dialFunc) dialFunc {
 
 // responseKeeper reports that the peer has closed the connection to its reader
 // first: a write that fails for this waits until the reader has reached the end. The
-// reader reaches it without waiting, or closes the connection. Not so in HTTP/2, where
-// it writes too, and would wait for the writer: there this is off.
+// reader reaches it without waiting, or closes the connection. Not so while TLS or a
+// forward proxy's CONNECT is under way, and in HTTP/2, where it writes too, and would
+// wait for itself: this is on only once a request has the connection over HTTP/1.1.
 type responseKeeper struct {
 	net.Conn
-	off      bool
+	on       atomic.Bool
 	once     sync.Once
 	readOver chan struct{}
+}
+
+// keepResponses is for httptrace: conn is what a request goes over.
+func keepResponses(conn net.Conn) {
+	if secure, ok := conn.(*tls.Conn); ok && secure.ConnectionState().NegotiatedProtocol == "h2" {
+		return
+	}
+	if keeper := keeperOf(conn); keeper != nil {
+		keeper.on.Store(true)
+	}
+}
+
+// keeperOf returns what is below TLS, of which there is more than one behind a forward
+// proxy that is reached over TLS, or nil.
+func keeperOf(conn net.Conn) *responseKeeper {
+	for {
+		if keeper, ok := conn.(*responseKeeper); ok {
+			return keeper
+		}
+		layer, ok := conn.(interface{ NetConn() net.Conn })
+		if !ok {
+			return nil
+		}
+		conn = layer.NetConn()
+	}
 }
 
 // Ended returns a channel that is closed when nothing more can be read from conn. It is
 // nil where that is not known, as over HTTP/2.
 func Ended(conn net.Conn) <-chan struct{} {
-	if layer, ok := conn.(interface{ NetConn() net.Conn }); ok {
-		conn = layer.NetConn()
-	}
-	if keeper, ok := conn.(*responseKeeper); ok && !keeper.off {
+	if keeper := keeperOf(conn); keeper != nil && keeper.on.Load() {
 		return keeper.readOver
 	}
 	return nil
@@ -246,7 +267,7 @@ func (c *responseKeeper) Read(p []byte) (int, error) {
 
 func (c *responseKeeper) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
-	if !c.off && (errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)) {
+	if c.on.Load() && (errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)) {
 		<-c.readOver
 	}
 	return n, err

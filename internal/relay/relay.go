@@ -176,7 +176,10 @@ func (r *Relay) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	connected := false
 	req = req.WithContext(httptrace.WithClientTrace(owned(req.Context()), &httptrace.ClientTrace{
-		GotConn: func(httptrace.GotConnInfo) { connected = true },
+		GotConn: func(info httptrace.GotConnInfo) {
+			connected = true
+			keepResponses(info.Conn)
+		},
 	}))
 	response, err := r.requests.RoundTrip(once(req))
 	return r.checked(req, response, err, connected)
