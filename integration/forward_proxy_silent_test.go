@@ -11,9 +11,11 @@ import (
 // when TLS begins. When the requests that wanted them have ended, they are closed: they would
 // hold descriptors that no limit counts.
 func TestSilentForwardProxy(t *testing.T) {
-	for _, test := range []struct{ scheme, says string }{{"http", ""}, {"http", "HTTP/1.1 200 OK\r\n\r\n"}, {"socks5", ""}} {
+	for name, test := range map[string]struct{ scheme, says string }{
+		"HTTP": {"http", ""}, "HTTP, before TLS": {"http", "HTTP/1.1 200 OK\r\n\r\n"}, "SOCKS": {"socks5", ""},
+	} {
 		for _, kind := range kinds {
-			t.Run(test.scheme+" "+test.says+kind, func(t *testing.T) {
+			t.Run(name+", "+kind, func(t *testing.T) {
 				begun, ended := make(chan struct{}, 4), make(chan error, 4)
 				silent := wstest.NewRelay(t, nil, func(c *wstest.Conn) {
 					c.R.Peek(1)
