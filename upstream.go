@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
+	"golang.org/x/net/idna"
 )
 
 // The relays that the vendor's proxy guide names.
@@ -125,7 +126,8 @@ func withoutCredentials(s string) string {
 	return s
 }
 
-// canonicalHost returns u's host in lower case, without the default port.
+// canonicalHost returns u's host in lower case, in the letters that DNS and certificates
+// have for it, without the default port.
 func canonicalHost(u *url.URL, defaultPort string) (string, error) {
 	name, port := strings.ToLower(u.Hostname()), u.Port()
 	if name == "" {
@@ -134,6 +136,12 @@ func canonicalHost(u *url.URL, defaultPort string) (string, error) {
 	unbracketed := strings.Contains(name, ":") && !strings.HasPrefix(u.Host, "[")
 	if unbracketed || strings.ContainsAny(name, " \t%{}\"<>\\^`|*,;") {
 		return "", errors.New("its host is not a host name")
+	}
+	if !isASCII(name) {
+		var err error
+		if name, err = idna.Lookup.ToASCII(name); err != nil {
+			return "", errors.New("its host is not a host name")
+		}
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); port != "" && (err != nil || n == 0) {
 		return "", errors.New("its port is not between 1 and 65535")

@@ -27,6 +27,7 @@ func TestParseUpstream(t *testing.T) {
 		{"wss://relay.example/base", "wss://relay.example/base"},
 		{"wss://relay.example/base//", "wss://relay.example/base"},
 		{"wss://relay.example/a%2Fb", "wss://relay.example/a%2Fb"},
+		{"wss://B\u00fccher.example:443", "wss://xn--bcher-kva.example"},
 		{"wss://192.0.2.7:8443", "wss://192.0.2.7:8443"},
 		{"wss://[2001:DB8::1]", "wss://[2001:db8::1]"},
 		{"wss://[2001:db8::1]:443", "wss://[2001:db8::1]"},

@@ -170,6 +170,16 @@ func TestBadHandshakes(t *testing.T) {
 		c.write("GET /websocket HTTP/1.0\r\nHost: proxy.example\r\nOrigin: https://page.example\r\n" + strings.Join(wstest.HandshakeFields(wstest.SampleKey), "\r\n") + "\r\n\r\n")
 		wantRefusal(t, "HTTP/1.0", c.response("GET"), http.StatusBadRequest)
 	})
+	// Nothing of a length that was announced would be left for the WebSocket.
+	overStreams(t, func(t *testing.T, protocol string) {
+		p := start(t, mount(relay.URL).over(protocol))
+		response := p.open(t, protocol, "/websocket", "", "Content-Length: 5", "Origin: https://page.example").Response
+		wantRefusal(t, protocol, response, http.StatusBadRequest)
+		if relay.saw() {
+			t.Errorf("%s: the relay saw %v", protocol, relay.next(t))
+		}
+	})
+	p = start(t, mount(relay.URL))
 	// Not asking for an upgrade at all is a plain request.
 	c := p.dial(t)
 	c.request("GET", "/websocket", upgrade, version, key)

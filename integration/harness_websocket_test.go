@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -128,6 +129,9 @@ func (p *proxy) openStream(t *testing.T, transport http.RoundTripper, target, ea
 		if r.Header.Set(name, strings.TrimSpace(value)); value == "" {
 			r.Header.Del(name)
 		}
+	}
+	if length, err := strconv.ParseInt(r.Header.Get("Content-Length"), 10, 64); err == nil {
+		r.ContentLength = length // the field alone is not sent
 	}
 	if early != "" {
 		go io.WriteString(w, early) // blocks until the stream takes it

@@ -45,6 +45,24 @@ func TestRelayName(t *testing.T) {
 	}
 }
 
+// TestRelayOfAnotherScript has a relay whose name is not in ASCII: both kinds of traffic
+// find it by the name that DNS has for it.
+func TestRelayOfAnotherScript(t *testing.T) {
+	names := newNameServer(t)
+	names.set("xn--bcher-kva.example", "127.0.0.1")
+	relay := newRelay(t, nil)
+	_, port, _ := net.SplitHostPort(relay.Listener.Addr().String())
+	p := start(t, mount("wss://b\u00fccher.example:"+port, names.transport("tls_server_name relay.example")))
+	for _, kind := range kinds {
+		c := p.dial(t)
+		c.ask(kind, "/websocket")
+		if seen := relay.next(t); seen.Host != "xn--bcher-kva.example:"+port {
+			t.Errorf("%s: Host %s", kind, seen.Host)
+		}
+		c.close()
+	}
+}
+
 // TestRelayWithHTTP2 has a relay that prefers HTTP/2: WebSockets take HTTP/1.1 all
 // the same.
 func TestRelayWithHTTP2(t *testing.T) {

@@ -59,7 +59,7 @@ func Check(r *http.Request) error {
 		return invalid("the protocol is not websocket")
 	case !extended && !r.ProtoAtLeast(1, 1):
 		return invalid("the version of HTTP is below 1.1")
-	case !extended && r.ContentLength != 0:
+	case !extended && r.ContentLength != 0, extended && r.ContentLength > 0: // of a stream it is unknown
 		return invalid("it has a body")
 	case len(versions) == 0:
 		return invalid("Sec-WebSocket-Version is missing")

@@ -35,9 +35,13 @@ func TestCheck(t *testing.T) {
 		change func(*http.Request)
 		want   string // empty: valid
 	}{
-		"HTTP/1.1":         {func(*http.Request) {}, ""},
-		"HTTP/2":           {connect(2, "HTTP/2.0", http.Header{":protocol": {"websocket"}}), ""},
-		"HTTP/3":           {connect(3, "websocket", http.Header{}), ""},
+		"HTTP/1.1": {func(*http.Request) {}, ""},
+		"HTTP/2":   {connect(2, "HTTP/2.0", http.Header{":protocol": {"websocket"}}), ""},
+		"HTTP/3":   {connect(3, "websocket", http.Header{}), ""},
+		"HTTP/2, a body": {func(r *http.Request) {
+			connect(2, "HTTP/2.0", http.Header{":protocol": {"websocket"}})(r)
+			r.ContentLength = 1
+		}, "body"},
 		"a plain CONNECT":  {connect(2, "HTTP/2.0", http.Header{}), "CONNECT"},
 		"CONNECT-UDP":      {connect(3, "connect-udp", http.Header{}), "CONNECT"},
 		"POST":             {func(r *http.Request) { r.Method = "POST" }, "GET"},

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"iter"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -155,6 +156,54 @@ func withOwner(ctx context.Context) (context.Context, func()) {
 	}
 }
 
+// unready are the connections to forward proxies that no request has had yet: what keeps
+// each from being closed, by net.Conn as its dialer has returned it.
+var unready sync.Map // of func() bool
+
+// untilReady has a connection to a forward proxy end with the request that it is opened
+// for, until a request has it. http.Transport goes on talking to the forward proxy when
+// that request has given up: for a minute at most, and to one for SOCKS without any limit.
+func untilReady(dial dialFunc, isRelay func(address string) bool) dialFunc {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		owner, ok := ctx.Value(ownerKey{}).(context.Context)
+		if err != nil || !ok || isRelay(address) {
+			return conn, err
+		}
+		tied := make(chan struct{})
+		unready.Store(conn, context.AfterFunc(owner, func() {
+			<-tied
+			unready.Delete(conn)
+			conn.Close()
+		}))
+		close(tied)
+		return conn, nil
+	}
+}
+
+// ready says that a request has conn.
+func ready(conn net.Conn) {
+	for layer := range layers(conn) {
+		if keep, ok := unready.LoadAndDelete(layer); ok {
+			keep.(func() bool)()
+		}
+	}
+}
+
+// layers are conn and what is below it: there is more than one of TLS where a forward
+// proxy is reached over TLS.
+func layers(conn net.Conn) iter.Seq[net.Conn] {
+	return func(yield func(net.Conn) bool) {
+		for yield(conn) {
+			layer, ok := conn.(interface{ NetConn() net.Conn })
+			if !ok {
+				return
+			}
+			conn = layer.NetConn()
+		}
+	}
+}
+
 // overTLS does the TLS handshake, within timeout unless that is 0. Caddy's transport and
 // http.Transport have dialers of their own for it, which do not say what failed; Caddy's
 // does not look at the address for the name to verify either. connected is told of each
@@ -233,19 +282,14 @@ func keepResponses(conn net.Conn) {
 	}
 }
 
-// keeperOf returns what is below TLS, of which there is more than one behind a forward
-// proxy that is reached over TLS, or nil.
+// keeperOf returns the responseKeeper among conn's layers, or nil.
 func keeperOf(conn net.Conn) *responseKeeper {
-	for {
-		if keeper, ok := conn.(*responseKeeper); ok {
+	for layer := range layers(conn) {
+		if keeper, ok := layer.(*responseKeeper); ok {
 			return keeper
 		}
-		layer, ok := conn.(interface{ NetConn() net.Conn })
-		if !ok {
-			return nil
-		}
-		conn = layer.NetConn()
 	}
+	return nil
 }
 
 // Ended returns a channel that is closed when nothing more can be read from conn. It is

@@ -107,14 +107,14 @@ func New(target Target, t *reverseproxy.HTTPTransport, options Options) *Relay {
 	if poolable(t, &r.Target) {
 		r.pool = newPool(rt, &r.Target, plain.dial, secure.dial)
 	}
-	r.handshakes = handshakeTransport(rt, plain.dial, secure.dial)
+	r.handshakes = handshakeTransport(rt, untilReady(plain.dial, r.isRelay), untilReady(secure.dial, r.isRelay))
 	connect := rt.DialContext
 	if target.TLS || rt.Protocols == nil || !rt.Protocols.UnencryptedHTTP2() {
 		connect = keepingResponses(connect)
 	}
 	plain = &dialer{connect, nil, lookups}
 	secure = &dialer{connect, tlsTo(rt.TLSClientConfig.NextProtos), lookups}
-	rt.DialContext, rt.DialTLSContext = plain.dial, secure.dial
+	rt.DialContext, rt.DialTLSContext = untilReady(plain.dial, r.isRelay), untilReady(secure.dial, r.isRelay)
 	for _, t := range []*http.Transport{rt, r.handshakes} {
 		// Only what goes through a forward proxy's tunnel is secured by http.Transport.
 		t.TLSClientConfig.VerifyConnection = r.noteCertificate
@@ -178,6 +178,7 @@ func (r *Relay) RoundTrip(req *http.Request) (*http.Response, error) {
 	req = req.WithContext(httptrace.WithClientTrace(owned(req.Context()), &httptrace.ClientTrace{
 		GotConn: func(info httptrace.GotConnInfo) {
 			connected = true
+			ready(info.Conn)
 			keepResponses(info.Conn)
 		},
 	}))
@@ -225,7 +226,10 @@ func (r *Relay) Handshake(req *http.Request) (*http.Response, net.Conn, error) {
 	var conn net.Conn
 	req = r.naming(req)
 	req = req.WithContext(httptrace.WithClientTrace(owned(req.Context()), &httptrace.ClientTrace{
-		GotConn: func(info httptrace.GotConnInfo) { conn = info.Conn },
+		GotConn: func(info httptrace.GotConnInfo) {
+			conn = info.Conn
+			ready(conn)
+		},
 	}))
 	response, err := r.handshakes.RoundTrip(req)
 	response, err = r.checked(req, response, err, conn != nil)
