@@ -114,6 +114,7 @@ func (t *roundTrip) begin() (done func()) {
 	release := t.limit.EndWith(stopped)
 	// A transport that is canceled still waits for the body that it is reading.
 	releaseBody := whenDone(stopping.done, func() {
+		t.limit.Cancel(errDraining) // first, or the client would seem to be to blame for its body
 		http.NewResponseController(t.w).SetReadDeadline(time.Unix(1, 0))
 	})
 	return func() {

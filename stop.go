@@ -27,9 +27,10 @@ func init() {
 }
 
 const (
-	// stopMargin is what Caddy needs to end when nothing holds it up any more: its
-	// servers look every half second, and we every exitInterval.
-	stopMargin = 800*time.Millisecond + exitInterval
+	// stopMargin is what Caddy needs to end when nothing holds it up any more: net/http
+	// waits for half a second before it closes a connection with an upload that was given
+	// up, Caddy's servers look every half second and a little more, and we every exitInterval.
+	stopMargin = 1300*time.Millisecond + exitInterval
 
 	// loggingMargin is the part of stopMargin in which tunnels that were cut at the
 	// end are logged.

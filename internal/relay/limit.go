@@ -70,8 +70,11 @@ func (l *Limit) Fail(cause error) {
 
 // EndWith cancels the request when ctx ends as well.
 func (l *Limit) EndWith(ctx context.Context) (release func() bool) {
-	return context.AfterFunc(ctx, func() { l.cancel(context.Cause(ctx)) })
+	return context.AfterFunc(ctx, func() { l.Cancel(context.Cause(ctx)) })
 }
+
+// Cancel ends the request with cause, whatever has come. The first cause counts.
+func (l *Limit) Cancel(cause error) { l.cancel(cause) }
 
 // End releases the context, and with it what is left of the request.
 func (l *Limit) End() {
