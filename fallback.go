@@ -69,10 +69,7 @@ func isCopy(r *http.Request) bool {
 
 // post sends a request that opens no WebSocket to the relay.
 func (t *roundTrip) post() (*http.Response, error) {
-	ctx := httptrace.WithClientTrace(t.limit.Context, &httptrace.ClientTrace{Got1xxResponse: t.got1xx})
-	if t.body.stream != nil {
-		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: t.body.stream.gotConn})
-	}
+	ctx := httptrace.WithClientTrace(t.limit.Context, &httptrace.ClientTrace{Got1xxResponse: t.got1xx, GotConn: t.gotConn})
 	out := t.outgoing(ctx)
 	t.body.attach(out, t.limit)
 	t.h.applyRequestOps(out)
@@ -82,6 +79,22 @@ func (t *roundTrip) post() (*http.Response, error) {
 		return nil, t.relay.Invalid("switched protocols without being asked to", nil)
 	}
 	return response, err
+}
+
+// gotConn is for httptrace.
+func (t *roundTrip) gotConn(info httptrace.GotConnInfo) {
+	t.requestConn.Store(&info.Conn)
+	if t.body.stream != nil {
+		t.body.stream.lost = relay.Ended(info.Conn)
+	}
+}
+
+// dropRelay ends what no context does: over HTTP/2 reading a response, and closing it, may
+// write, which waits for a relay that reads nothing.
+func (t *roundTrip) dropRelay() {
+	if conn := t.requestConn.Load(); conn != nil {
+		relay.Drop(*conn)
+	}
 }
 
 // attach makes b the body of out.
@@ -184,9 +197,6 @@ func newStreamedBody(t *roundTrip) *streamedBody {
 	})
 	return b
 }
-
-// gotConn is for httptrace.
-func (b *streamedBody) gotConn(info httptrace.GotConnInfo) { b.lost = relay.Ended(info.Conn) }
 
 func (b *streamedBody) attach(out *http.Request, limit *relay.Limit) {
 	b.limit = limit

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -61,6 +62,8 @@ type roundTrip struct {
 	relay   *relay.Relay // the last one tried
 	tally   tally
 	conn    net.Conn // of a WebSocket, after the relay's 101
+
+	requestConn atomic.Pointer[net.Conn] // of anything else, where the transport tells
 }
 
 // admit returns why r is refused before a relay is asked, or nil. A WebSocket that is
@@ -116,6 +119,7 @@ func (t *roundTrip) begin() (done func()) {
 	releaseBody := whenDone(stopping.done, func() {
 		t.limit.Cancel(errDraining) // first, or the client would seem to be to blame for its body
 		http.NewResponseController(t.w).SetReadDeadline(time.Unix(1, 0))
+		t.dropRelay()
 	})
 	return func() {
 		release()

@@ -301,6 +301,16 @@ func Ended(conn net.Conn) <-chan struct{} {
 	return nil
 }
 
+// Drop closes the connection that a request went over, and with it whatever else is under
+// way there. It does not wait: TLS's farewell could. Over HTTP/3 it does nothing.
+func Drop(conn net.Conn) {
+	if keeper := keeperOf(conn); keeper != nil {
+		keeper.Close()
+	} else if _, ok := conn.(syscall.Conn); ok { // quic-go's stand-in for one is not to be touched
+		conn.Close()
+	}
+}
+
 func (c *responseKeeper) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if err != nil && !isTimeout(err) {
