@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"strings"
@@ -328,11 +329,16 @@ func abandonBody(r *http.Request, w http.ResponseWriter) {
 	})
 }
 
-// release ends the reader of a piece that has been given up, for which net/http would
-// wait.
+// release ends the reader of a piece that has been given up. Over HTTP/1.1 that would end
+// the request's context, which error routes still need: there it happens later, unless the
+// process stops. net/http would wait for it, and the access log counts what is read.
 func (b *streamedBody) release() {
 	b.close()
-	if !b.ended.Load() && !b.given {
+	switch {
+	case b.ended.Load() || b.given:
+	case b.r.ProtoMajor != 1 || stopping.done.Err() != nil:
+		b.stopReading()
+	default:
 		abandonBody(b.r, b.w)
 	}
 }
@@ -358,7 +364,8 @@ func (b *streamedBody) breakOff() {
 // stopReading waits until nobody reads a piece any more.
 func (b *streamedBody) stopReading() {
 	b.close()
-	if b.setReadDeadline(time.Unix(1, 0)) == nil { // otherwise it would wait for the client
+	err := b.setReadDeadline(time.Unix(1, 0))
+	if err == nil || errors.Is(err, net.ErrClosed) { // otherwise it would wait for the client
 		b.reading.Wait()
 	}
 }

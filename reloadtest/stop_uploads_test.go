@@ -50,7 +50,7 @@ func TestStopUploadsOverHTTP2(t *testing.T) {
 func startForUploads(t *testing.T, window time.Duration) (p *proxy, addr string) {
 	t.Helper()
 	dir, relay := writeCertificates(t), startRelay(t)
-	cfg := config{dir: dir, addr: reserve(t), upstream: relay.addr, window: window}
+	cfg := config{dir: dir, addr: reserve(t), upstream: relay.addr, window: window, site: "log"}
 	return startProxy(t, dir, "a", cfg.addr, cfg.String()), cfg.addr
 }
 
