@@ -47,8 +47,10 @@ func serverFrame(opcode byte, payload []byte) []byte {
 }
 
 func (t *roundTrip) greetConn(frames []byte) error {
+	controller := http.NewResponseController(tunnel.Innermost(t.w))
+	controller.SetWriteDeadline(time.Now().Add(lastWords)) // Hijack writes a head that is large
 	t.w.WriteHeader(http.StatusSwitchingProtocols)
-	conn, rw, err := http.NewResponseController(tunnel.Innermost(t.w)).Hijack()
+	conn, rw, err := controller.Hijack()
 	if err != nil {
 		return caddyhttp.Error(http.StatusInternalServerError, err)
 	}
