@@ -21,7 +21,6 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
-	"golang.org/x/net/idna"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/http1"
 )
@@ -132,9 +131,7 @@ func (r *Relay) noteCertificate(state tls.ConnectionState) error {
 
 // isRelay reports whether address is the relay's, and not that of a forward proxy.
 func (r *Relay) isRelay(address string) bool {
-	host, port, _ := net.SplitHostPort(r.address())
-	ascii, err := idna.Lookup.ToASCII(host) // as http.Transport does
-	return address == net.JoinHostPort(host, port) || err == nil && address == net.JoinHostPort(ascii, port)
+	return address == r.address()
 }
 
 // CertificateEnd returns until when the certificate is valid that the relay has shown
