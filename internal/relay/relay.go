@@ -88,6 +88,10 @@ func New(target Target, t *reverseproxy.HTTPTransport, options Options) *Relay {
 		// limit that is exceeded, and named as the reason.
 		rt.TLSHandshakeTimeout = options.Timeout + time.Second
 	}
+	// A connection over HTTP/2 that has gone silent would get all requests that come from
+	// then on. It is asked for a sign of life, and closed if there is none. The question may
+	// be behind some megabytes of an upload, so there is more time for the answer.
+	rt.HTTP2 = &http.HTTP2Config{SendPingTimeout: options.Timeout, PingTimeout: 3 * options.Timeout}
 	if rt.TLSClientConfig == nil {
 		rt.TLSClientConfig = new(tls.Config)
 	}
