@@ -3,6 +3,7 @@ package integration_test
 import (
 	"bytes"
 	"crypto/tls"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -140,5 +141,54 @@ func TestOddStatusesOverHTTP2(t *testing.T) {
 		}
 		c.close()
 		p.stop(t)
+	}
+}
+
+// TestHTTP2RelayFallsSilent has a relay whose connection over HTTP/2 stays open and says
+// nothing more, whether it is read from or not. Uploads take another one before long.
+func TestHTTP2RelayFallsSilent(t *testing.T) {
+	for way, fall := range map[string]func(*h2Relay){
+		"reads": func(r *h2Relay) { r.ReadToEnd() },
+		"stops": func(*h2Relay) {},
+		"jams":  (*h2Relay).exhaust,
+	} {
+		for _, relayTLS := range []*tls.Config{relayTLSWithHTTP2(), nil} {
+			first := make(chan bool, 1)
+			first <- true
+			addr := wstest.NewRelay(t, relayTLS, func(c *wstest.Conn) {
+				r, err := newH2Relay(c)
+				if err != nil {
+					return
+				}
+				select {
+				case <-first:
+					if r.await(http2.FrameHeaders) == nil {
+						r.respond(1, true, ":status", "200")
+						fall(r)
+						<-t.Context().Done()
+					}
+				default:
+					for stream := uint32(1); r.await(http2.FrameHeaders) == nil; stream += 2 {
+						r.respond(stream, true, ":status", "200")
+					}
+				}
+			}).Addr
+			s := mount("wss://"+addr, "handshake_timeout 200ms")
+			if relayTLS == nil {
+				s = mount("ws://"+addr, "handshake_timeout 200ms", "transport http {\nversions h2c 2\n}")
+			}
+			p := start(t, s)
+			upload := func() int {
+				c := p.dial(t)
+				defer c.close()
+				c.request("POST", "/websocket/trace", "Transfer-Encoding: chunked")
+				c.write("2\r\n{}\r\n0\r\n\r\n")
+				return c.response("POST").StatusCode
+			}
+			for n := range 2 {
+				awaitTrue(t, fmt.Sprintf("success of upload %d (%s, TLS %t)", n, way, relayTLS != nil), func() bool { return upload() == http.StatusOK })
+			}
+			p.stop(t)
+		}
 	}
 }

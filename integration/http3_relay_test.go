@@ -2,10 +2,13 @@ package integration_test
 
 import (
 	"bytes"
+	"crypto/tls"
 	"io"
 	"net"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/quic-go/qpack"
@@ -129,5 +132,53 @@ func TestTooLargeOverHTTP3(t *testing.T) {
 				t.Errorf("the log has %s", lines)
 			}
 		})
+	}
+}
+
+// TestHTTP3SharedDial has clients that wait for the same connection to a relay over HTTP/3,
+// which is opened for the first of them: that one leaves, and the others notice nothing.
+func TestHTTP3SharedDial(t *testing.T) {
+	hello, held := make(chan bool, 1), make(chan bool)
+	proceed := sync.OnceFunc(func() { close(held) })
+	var connections atomic.Int64
+	config := http3.ConfigureTLSConfig(leaf.ServerConfig())
+	ready := config.Clone()
+	config.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		if connections.Add(1) == 1 {
+			hello <- true
+			<-held
+		}
+		return ready, nil
+	}
+	socket, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	server := &http3.Server{TLSConfig: config, Handler: http.HandlerFunc(respondToAll)}
+	go server.Serve(socket)
+	defer server.Close()
+	defer proceed()
+	p := start(t, mount("wss://"+socket.LocalAddr().String(), transport("versions 3")))
+
+	leaver := p.dial(t)
+	leaver.request("GET", "/websocket/get-qualityrtc-config")
+	await(t, hello, "connection to the relay")
+	var others []*conn
+	for range 3 {
+		c := p.dial(t)
+		c.request("POST", "/websocket/trace", "Transfer-Encoding: chunked")
+		c.write("2\r\n{}\r\n0\r\n\r\n")
+		others = append(others, c)
+	}
+	awaitTrue(t, "requests that wait", func() bool { return inStacks("http3.(*Transport).doRoundTripOpt(") == 4 })
+	leaver.close()
+	awaitTrue(t, "end of the first request", func() bool { return inStacks("(*Handler).ServeHTTP(") <= 3 })
+	proceed()
+	for _, c := range others {
+		c.wantStatus(c.response("POST"), http.StatusOK)
+	}
+	if n := connections.Load(); n != 1 {
+		t.Errorf("%d connections to the relay", n)
 	}
 }

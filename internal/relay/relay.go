@@ -69,6 +69,9 @@ type Options struct {
 // not be shared: its TLS configuration and connections are this target's.
 func New(target Target, t *reverseproxy.HTTPTransport, options Options) *Relay {
 	r := &Relay{Target: target, requests: t, SetsDeadlines: t.ReadTimeout > 0, namesClients: t.ProxyProtocol != ""}
+	if slices.Contains(t.Versions, "3") {
+		r.requests = sharedDials{t}
+	}
 	rt := t.Transport
 	if t.Compression == nil {
 		// What a body is encoded as is between the client and the relay.
@@ -84,6 +87,10 @@ func New(target Target, t *reverseproxy.HTTPTransport, options Options) *Relay {
 		// limit that is exceeded, and named as the reason.
 		rt.TLSHandshakeTimeout = options.Timeout + time.Second
 	}
+	// A connection over HTTP/2 that has gone silent would get all requests that come from
+	// then on. It is asked for a sign of life, and closed if there is none. The question may
+	// be behind some megabytes of an upload, so there is more time for the answer.
+	rt.HTTP2 = &http.HTTP2Config{SendPingTimeout: options.Timeout, PingTimeout: 3 * options.Timeout}
 	if rt.TLSClientConfig == nil {
 		rt.TLSClientConfig = new(tls.Config)
 	}
@@ -171,16 +178,16 @@ func (r *Relay) RoundTrip(req *http.Request) (*http.Response, error) {
 		response, err := r.pool.RoundTrip(req)
 		return r.checked(req, response, err, true) // what fails before is a dialError
 	}
-	connected := false
+	var connected atomic.Bool // also set for a request that has been given up
 	req = req.WithContext(httptrace.WithClientTrace(owned(req.Context()), &httptrace.ClientTrace{
 		GotConn: func(info httptrace.GotConnInfo) {
-			connected = true
+			connected.Store(true)
 			ready(info.Conn)
 			keepResponses(info.Conn)
 		},
 	}))
 	response, err := r.requests.RoundTrip(once(req))
-	return r.checked(req, response, err, connected)
+	return r.checked(req, response, err, connected.Load())
 }
 
 // once makes the body of req one that cannot be rewound, whatever its method and fields.
