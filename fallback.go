@@ -331,12 +331,13 @@ func abandonBody(r *http.Request, w http.ResponseWriter) {
 
 // release ends the reader of a piece that has been given up. Over HTTP/1.1 that would end
 // the request's context, which error routes still need: there it happens later, unless the
-// process stops. net/http would wait for it, and the access log counts what is read.
+// process stops or the context has ended already, as the client has gone. net/http would
+// wait for it, and the access log counts what is read.
 func (b *streamedBody) release() {
 	b.close()
 	switch {
 	case b.ended.Load() || b.given:
-	case b.r.ProtoMajor != 1 || stopping.done.Err() != nil:
+	case b.r.ProtoMajor != 1 || stopping.done.Err() != nil || b.r.Context().Err() != nil:
 		b.stopReading()
 	default:
 		abandonBody(b.r, b.w)
