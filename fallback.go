@@ -73,7 +73,9 @@ func (t *roundTrip) post() (*http.Response, error) {
 	ctx := httptrace.WithClientTrace(t.limit.Context, &httptrace.ClientTrace{Got1xxResponse: t.got1xx, GotConn: t.gotConn})
 	out := t.outgoing(ctx)
 	t.body.attach(out, t.limit)
+	t.limit.Pause() // an operation may read the client's body
 	t.h.applyRequestOps(out)
+	t.limit.Resume()
 	response, err := t.relay.RoundTrip(out)
 	if err == nil && response.StatusCode == http.StatusSwitchingProtocols {
 		response.Body.Close()

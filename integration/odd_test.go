@@ -199,6 +199,22 @@ func TestFallbackGetsSlowBody(t *testing.T) {
 	})
 }
 
+// TestOperationReadsSlowBody: what header_up reads of a body takes the client's time, not the
+// relay's.
+func TestOperationReadsSlowBody(t *testing.T) {
+	relay := newRelay(t, nil)
+	p := start(t, mount(relay.URL, "header_up X-Body {http.request.body}", "handshake_timeout 200ms"))
+	c := p.dial(t)
+	c.request("POST", "/websocket/trace", "Content-Length: 100000")
+	c.write(strings.Repeat("x", 50_000))
+	<-time.After(500 * time.Millisecond) // longer than handshake_timeout
+	c.write(strings.Repeat("x", 50_000))
+	c.wantStatus(c.response("POST"), http.StatusBadRequest) // nothing of it is left to be sent
+	if lines, _ := p.logs.matching("relay failed", strings.TrimPrefix(relay.URL, "https://")); len(lines) > 0 {
+		t.Errorf("the relay is blamed: %v", lines)
+	}
+}
+
 // TestDotSegments: what a relay makes of dots must not lead out of its base path,
 // behind Caddy's path matcher, which resolves some of them, and without it.
 func TestDotSegments(t *testing.T) {
