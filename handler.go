@@ -43,6 +43,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	case response.StatusCode < http.StatusMultipleChoices && handshake.Extended(r):
 		return t.notAccepted(response)
 	default:
+		// A handshake that the relay refuses is over, and its client may take nothing of the
+		// response: over HTTP/2 nobody here could end that.
+		t.freeSlot()
 		return t.writeResponse(response)
 	}
 }

@@ -199,23 +199,24 @@ func (r *Registry) EndAll() {
 
 // Wait returns when no group is being drained any more.
 func (r *Registry) Wait() {
-	for _, d := range r.drains() {
+	for g, d := range r.drains() {
 		<-d.done
+		g.awaitEmpty(d) // a handshake may have been over only when all others had gone
 	}
 }
 
-func (r *Registry) drains() []*drain {
+func (r *Registry) drains() map[*Group]*drain {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var ds []*drain
+	drains := make(map[*Group]*drain)
 	for _, g := range r.groups {
 		g.mu.Lock()
 		if g.drain != nil {
-			ds = append(ds, g.drain)
+			drains[g] = g.drain
 		}
 		g.mu.Unlock()
 	}
-	return ds
+	return drains
 }
 
 // forget drops g if nobody uses it.

@@ -566,3 +566,18 @@ func TestOpenOnUpstreamThatIsBack(t *testing.T) {
 		r.summary()
 	})
 }
+
+// A handshake may be over only when a stop has drained all others: its tunnel gets its
+// Close frames and its time, too, and is summed up before the process ends.
+func TestStopAwaitsLateTunnel(t *testing.T) {
+	inBubble(t, 0, func(r *fixture) {
+		r.registry.Stop()
+		r.registry.Wait()
+		r.open().playBoth()
+		r.open() // whose peers do not answer
+		r.registry.Wait()
+		if n := len(r.summaries); n != 2 {
+			t.Errorf("%d tunnels have ended", n)
+		}
+	})
+}
