@@ -75,6 +75,15 @@ func (c *conn) isDrained() bool {
 // interrupt fails what the request is waiting for.
 func (c *conn) interrupt() { c.socket.Close() }
 
+// close closes c with TLS's farewell, unless crypto/tls would wait for a server that does
+// not read.
+func (c *conn) close() {
+	if !c.quiet.takes() {
+		c.socket.Close()
+	}
+	c.Conn.Close()
+}
+
 // abort closes c without TLS's farewell, for which crypto/tls would wait where the
 // server does not read.
 func (c *conn) abort() {

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
+	"sync"
 	"testing"
 	"time"
 )
@@ -49,11 +50,75 @@ func TestJammed(t *testing.T) {
 
 // fill writes to conn until not even a byte fits.
 func fill(conn net.Conn) {
-	for _, size := range []int{64 << 10, 1} {
+	for _, size := range []int{64 << 10, 256, 1} {
 		for err := error(nil); err == nil; {
 			conn.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
 			_, err = conn.Write(make([]byte, size))
 		}
 	}
 	conn.SetWriteDeadline(time.Time{})
+}
+
+// TestJammedIdle has a server that takes nothing more from connections that are idle.
+// Neither who closes them waits until it takes TLS's farewell, nor a request that finds
+// that they cannot be used any more.
+func TestJammedIdle(t *testing.T) {
+	for name, test := range map[string]struct {
+		comes string // on each idle connection
+		end   func(*Pool)
+	}{
+		"closed": {"", (*Pool).Close},
+		"used": {"unasked", func(p *Pool) {
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel() // it needs no new connection
+			p.RoundTrip(newRequest(ctx, "POST", "x"))
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := jammedPool(t, test.comes)
+			ended := make(chan bool, 1)
+			go func() { test.end(p); ended <- true }()
+			receive(t, ended)
+			if kept(p) > 0 {
+				t.Error("connections are kept")
+			}
+		})
+	}
+}
+
+// jammedPool returns a pool with idle connections that take nothing more. So many that
+// for crypto/tls to wait for each would take longer than receive does.
+func jammedPool(t *testing.T, comes string) *Pool {
+	const n = 5
+	jammed, said := make(chan bool), make(chan bool, n)
+	s := newServer(t, true, func(p *peer) {
+		p.request()
+		p.response("x")
+		<-jammed
+		io.WriteString(p, comes)
+		said <- true
+		<-t.Context().Done()
+	})
+	var conns []net.Conn
+	p := s.pool()
+	p.Dial = func(ctx context.Context) (net.Conn, error) {
+		conn, err := s.dial(ctx)
+		if err == nil {
+			conns = append(conns, conn)
+		}
+		return conn, err
+	}
+	for _, response := range open(t, p, n) {
+		readAll(t, response)
+	}
+	var filling sync.WaitGroup
+	for _, conn := range conns {
+		filling.Go(func() { fill(conn.(*tls.Conn).NetConn()) })
+	}
+	filling.Wait()
+	close(jammed)
+	for range n {
+		receive(t, said)
+	}
+	return p
 }

@@ -118,7 +118,7 @@ func (p *Pool) take(ctx context.Context) (*conn, error) {
 		if c.isQuiet() {
 			return c, nil
 		}
-		c.Close()
+		c.close()
 	}
 	nc, err := p.Dial(ctx)
 	if err != nil {
@@ -154,7 +154,7 @@ func (p *Pool) put(c *conn) {
 	}
 	p.mu.Unlock()
 	if !keep {
-		c.Close()
+		c.close()
 	}
 }
 
@@ -190,10 +190,10 @@ func (p *Pool) Close() {
 	closeAll(idle)
 }
 
-// closeAll is not for while the lock is held: it may wait for TLS's farewell.
+// closeAll is not for while the lock is held.
 func closeAll(conns []*conn) {
 	for _, c := range conns {
-		c.Close()
+		c.close()
 	}
 }
 
@@ -244,7 +244,7 @@ func (b *responseBody) done(complete bool) {
 	case !complete || !uninterrupted:
 		c.abort()
 	case !b.keep:
-		c.Close()
+		c.close()
 	case c.isDrained():
 		b.pool.put(c)
 	default:

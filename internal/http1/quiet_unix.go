@@ -3,6 +3,7 @@
 package http1
 
 import (
+	"cmp"
 	"net"
 	"syscall"
 
@@ -30,14 +31,24 @@ func newQuietness(conn net.Conn) quietness {
 }
 
 func (q quietness) check() bool {
+	ready, err := q.poll(unix.POLLIN)
+	return !ready && err == nil
+}
+
+// takes reports whether a few bytes can be written without waiting.
+func (q quietness) takes() bool {
+	ready, err := q.poll(unix.POLLOUT)
+	return ready && err == nil
+}
+
+func (q quietness) poll(events int16) (ready bool, err error) {
 	if q.conn == nil {
-		return false
+		return false, net.ErrClosed
 	}
-	quiet := false
-	err := q.conn.Control(func(fd uintptr) {
-		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		n, err := unix.Poll(fds, 0)
-		quiet = n == 0 && err == nil
+	failed := q.conn.Control(func(fd uintptr) {
+		var n int
+		n, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: events}}, 0)
+		ready = n > 0
 	})
-	return err == nil && quiet
+	return ready, cmp.Or(failed, err)
 }
