@@ -16,7 +16,7 @@ import (
 // connection carries nothing any more, and the stop goes on.
 func TestStopJammedLate(t *testing.T) {
 	if !*full {
-		t.Skip("it takes 15 s to fill what the system keeps for the client; see -full")
+		t.Skip("it fills the 3 MB that the system keeps for the client, 39 bytes at a time; see -full")
 	}
 	t.Parallel()
 	const window = 100 * time.Millisecond
