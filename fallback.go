@@ -321,13 +321,13 @@ const abandonedBody = time.Second
 // before, because net/http takes any away when it ends the read of such a piece. By then
 // the connection carries nothing else: it is closed after the response (closeAfterUpload, fail).
 // Streams of HTTP/2 and 3 end with their handlers.
-func abandonBody(r *http.Request, w http.ResponseWriter) {
+func abandonBody(r *http.Request, body io.Reader, w http.ResponseWriter) {
 	if r.ProtoMajor != 1 {
 		return
 	}
 	conn := http.NewResponseController(tunnel.Innermost(w)) // others may be used again by then
 	giveUp := func() { conn.SetReadDeadline(time.Unix(1, 0)) }
-	body := innermostBody(r) // which is not counted, and whose reads wait for each other
+	body = innermostBody(r, body) // which is not counted, and whose reads wait for each other
 	forget := context.AfterFunc(stopping.done, func() {
 		// An error route may wait for whatever it has asked, and net/http notices that the
 		// connection is closed, and ends its context, only where somebody reads.
@@ -351,7 +351,7 @@ func (b *streamedBody) release() {
 	case b.r.ProtoMajor != 1 || stopping.done.Err() != nil || b.r.Context().Err() != nil:
 		b.stopReading()
 	default:
-		abandonBody(b.r, b.w)
+		abandonBody(b.r, b.body, b.w)
 	}
 }
 

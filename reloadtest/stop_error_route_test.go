@@ -19,9 +19,11 @@ import (
 func TestStopInErrorRoute(t *testing.T) {
 	t.Parallel()
 	const window = 100 * time.Millisecond
-	for name, origin := range map[string]string{
-		"refused":    "https://other.example",
-		"broken off": "https://app.example",
+	const allowed, other = "https://app.example", "https://other.example"
+	for name, test := range map[string]struct{ origin, servers string }{
+		"refused":                           {other, ""},
+		"broken off":                        {allowed, ""},
+		"broken off, without idle timeouts": {allowed, "timeouts {\nread_body_idle -1s\nwrite_idle -1s\n}"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -40,12 +42,12 @@ func TestStopInErrorRoute(t *testing.T) {
 			})
 			dir := writeCertificates(t)
 			cfg := config{
-				dir: dir, addr: reserve(t), upstream: relay.Addr, window: window, options: "origins https://app.example",
+				dir: dir, addr: reserve(t), upstream: relay.Addr, window: window, options: "origins " + allowed, servers: test.servers,
 				site: "handle_errors {\nreverse_proxy " + silent.Addr + " {\nmethod GET\n}\n}",
 			}
 			p := startProxy(t, dir, "a", cfg.addr, cfg.String())
 			conn := dialHTTP1(t, cfg.addr)
-			fmt.Fprintf(conn, "POST /websocket/trace HTTP/1.1\r\nHost: localhost\r\nOrigin: %s\r\nContent-Length: %d\r\n\r\n", origin, 16<<20)
+			fmt.Fprintf(conn, "POST /websocket/trace HTTP/1.1\r\nHost: localhost\r\nOrigin: %s\r\nContent-Length: %d\r\n\r\n", test.origin, 16<<20)
 			go io.CopyN(conn, zeros{}, 15<<20) // there is always something to read
 			<-asked
 			begun := time.Now()
