@@ -28,6 +28,7 @@ import (
 // HTTP/3 are open and no grace_period is set: Caddy then waits for streams as long
 // as they live, and for their connections as long as the clients keep these.
 func TestStopStreams(t *testing.T) {
+	t.Parallel()
 	const window = 4 * time.Second
 	for _, way := range []struct {
 		name string
@@ -309,6 +310,7 @@ func requestHTTP3(t testing.TB, conn *http3.ClientConn, options string) *peer {
 // TestStopVanished: clients over HTTP/2 and HTTP/3 that are gone, or have stopped
 // reading, do not hold up the stop either.
 func TestStopVanished(t *testing.T) {
+	t.Parallel()
 	const window = time.Second
 	for name, vanish := range map[string]func(t *testing.T, addr string, relay *relay){
 		"HTTP2 idle": func(t *testing.T, addr string, relay *relay) {
@@ -350,6 +352,7 @@ func TestStopVanished(t *testing.T) {
 // TestStopQuietHTTP3: nor does an HTTP/3 client that has asked this module for nothing,
 // and keeps its connection, which GOAWAY asks it to close.
 func TestStopQuietHTTP3(t *testing.T) {
+	t.Parallel()
 	const window = time.Second
 	for name, reload := range map[string]func(p *proxy, cfg config){
 		"the server that runs": func(*proxy, config) {},
