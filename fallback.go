@@ -327,17 +327,7 @@ func abandonBody(r *http.Request, w http.ResponseWriter) {
 	}
 	conn := http.NewResponseController(tunnel.Innermost(w)) // others may be used again by then
 	giveUp := func() { conn.SetReadDeadline(time.Unix(1, 0)) }
-	body := innermostBody(r) // which is not counted, and whose reads wait for each other
-	forget := context.AfterFunc(stopping.done, func() {
-		// An error route may wait for whatever it has asked, and net/http notices that the
-		// connection is closed, and ends its context, only where somebody reads.
-		giveUp()
-		io.Copy(io.Discard, body)
-	})
-	context.AfterFunc(r.Context(), func() {
-		forget()
-		time.AfterFunc(abandonedBody, giveUp)
-	})
+	context.AfterFunc(r.Context(), func() { time.AfterFunc(abandonedBody, giveUp) })
 }
 
 // release ends the reader of a piece that has been given up. Over HTTP/1.1 that would end
