@@ -72,7 +72,7 @@ func (h *Handler) draining() *refusal {
 func (t *roundTrip) refuse(f *refusal) error {
 	t.closeAfterUpload()
 	if t.unread() {
-		abandonBody(t.r, t.r.Body, t.w)
+		abandonBody(t.r, t.w)
 	}
 	if f.err == errLoop {
 		t.h.hint(hintLoop, 0)

@@ -321,23 +321,13 @@ const abandonedBody = time.Second
 // before, because net/http takes any away when it ends the read of such a piece. By then
 // the connection carries nothing else: it is closed after the response (closeAfterUpload, fail).
 // Streams of HTTP/2 and 3 end with their handlers.
-func abandonBody(r *http.Request, body io.Reader, w http.ResponseWriter) {
+func abandonBody(r *http.Request, w http.ResponseWriter) {
 	if r.ProtoMajor != 1 {
 		return
 	}
 	conn := http.NewResponseController(tunnel.Innermost(w)) // others may be used again by then
 	giveUp := func() { conn.SetReadDeadline(time.Unix(1, 0)) }
-	body = innermostBody(r, body) // which is not counted, and whose reads wait for each other
-	forget := context.AfterFunc(stopping.done, func() {
-		// An error route may wait for whatever it has asked, and net/http notices that the
-		// connection is closed, and ends its context, only where somebody reads.
-		giveUp()
-		io.Copy(io.Discard, body)
-	})
-	context.AfterFunc(r.Context(), func() {
-		forget()
-		time.AfterFunc(abandonedBody, giveUp)
-	})
+	context.AfterFunc(r.Context(), func() { time.AfterFunc(abandonedBody, giveUp) })
 }
 
 // release ends the reader of a piece that has been given up. Over HTTP/1.1 that would end
@@ -351,7 +341,7 @@ func (b *streamedBody) release() {
 	case b.r.ProtoMajor != 1 || stopping.done.Err() != nil || b.r.Context().Err() != nil:
 		b.stopReading()
 	default:
-		abandonBody(b.r, b.body, b.w)
+		abandonBody(b.r, b.w)
 	}
 }
 

@@ -82,6 +82,6 @@ func (t *roundTrip) greetStream(frames []byte) error {
 	if _, err := inner.Write(frames); err != nil || controller.Flush() != nil {
 		return nil // the client has gone
 	}
-	innermostBody(t.r, t.r.Body).Read(make([]byte, 1))
+	innermostBody(t.r).Read(make([]byte, 1))
 	return nil
 }

@@ -146,12 +146,19 @@ func (s *stopLimit) trackHTTP3(server *http3.Server) {
 // clientConn is a client's connection.
 type clientConn struct {
 	net.Conn
+	cancel  context.CancelFunc
 	carries atomic.Int32 // nothing, others or ours
 	unused  *time.Timer  // closes it if it has carried nothing for farewell; for connState alone
 }
 
-// close closes the connection without a goodbye, which could wait for the peer.
-func (c *clientConn) close() { tunnel.BelowTLS(c.Conn).Close() }
+// close closes the connection without a goodbye, which could wait for the peer, and ends
+// its requests. Over HTTP/1.1 net/http would notice only where somebody reads, and nobody
+// does when the next request has begun to come, or when what is left of a body is not
+// wanted: an error route would go on waiting for whatever it has asked, and Caddy for it.
+func (c *clientConn) close() {
+	tunnel.BelowTLS(c.Conn).Close()
+	c.cancel()
+}
 
 func (c *clientConn) closeIfUnused() {
 	if c.carries.Load() == nothing {
@@ -172,8 +179,12 @@ type connKey struct{}
 
 // connContext registers a connection as soon as there is one, for a request over
 // HTTP/2 may come to its handler when its connection is closed already.
+//
+// Nothing has to cancel the context of a connection that ends otherwise: net/http cancels
+// its own, which is below it, and above it there is none that could be canceled.
 func (s *stopLimit) connContext(ctx context.Context, conn net.Conn) context.Context {
-	client := &clientConn{Conn: conn}
+	ctx, cancel := context.WithCancel(ctx)
+	client := &clientConn{Conn: conn, cancel: cancel}
 	s.conns.Store(conn, client)
 	return context.WithValue(ctx, connKey{}, client)
 }

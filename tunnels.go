@@ -97,7 +97,9 @@ func protocol(major uint8) string {
 // maxSessionID bounds what a client can put into a log line.
 const maxSessionID = 128
 
-// sessionID returns the SDK's sessionId parameter, cut to what a log line bears.
+// sessionID returns the SDK's sessionId parameter, cut to what a log line bears. Where its
+// proxyUrl ends in a query of its own, the SDK's begins with a second question mark, and
+// the key may come right behind that.
 func sessionID(query string) string {
 	for pair := range strings.SplitSeq(query, "&") {
 		if escaped, ok := strings.CutPrefix(pair, "sessionId="); ok {
@@ -105,7 +107,9 @@ func sessionID(query string) string {
 			if err != nil {
 				id = escaped
 			}
-			return strings.Clone(id[:min(len(id), maxSessionID)])
+			id, _, _ = strings.Cut(id, "?")
+			id = id[:min(len(id), maxSessionID)]
+			return strings.ToValidUTF8(strings.Clone(id), "") // as the admin API shows it
 		}
 	}
 	return ""

@@ -49,7 +49,7 @@ func (t *roundTrip) openStream(relay tunnel.Leg) error {
 		conn = client.Conn
 	}
 	clearDeadlines(inner)
-	if t.open(tunnel.StreamLeg(conn, t.w, innermostBody(t.r, t.r.Body)), relay).Wait() {
+	if t.open(tunnel.StreamLeg(conn, t.w, innermostBody(t.r)), relay).Wait() {
 		panic(http.ErrAbortHandler) // RST_STREAM: an abnormal end stays one
 	}
 	return nil
@@ -100,13 +100,13 @@ func clearDeadlines(w http.ResponseWriter) {
 
 // innermostBody returns the body below what limits how large and how slow a request
 // may be, which would count a stream's bytes and end its silence. Without Caddy's idle
-// timeouts there is no way to it: then it is body, which r has come with.
-func innermostBody(r *http.Request, body io.Reader) io.Reader {
+// timeouts there is no way to it.
+func innermostBody(r *http.Request) io.Reader {
 	reader, _ := caddyhttp.IdleTimeoutsFromContext(r.Context())
 	if reader == nil {
-		return body
+		return r.Body
 	}
-	body = reader.ReadCloser
+	body := reader.ReadCloser
 	for {
 		wrapper, ok := body.(*caddyhttp.IdleTimeoutReader)
 		if !ok {

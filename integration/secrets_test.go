@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -91,5 +92,32 @@ func TestSecretsAreNowhere(t *testing.T) {
 				t.Errorf("%s is in %s", word, line)
 			}
 		}
+	}
+}
+
+// TestSecretsInSessionID has clients whose proxyUrl ends in ?sessionId=x: what the SDK
+// appends, its key first, is a part of that parameter.
+func TestSecretsInSessionID(t *testing.T) {
+	up := newServer(t)
+	s := mount(up.upstream)
+	a := withAdmin(t, &s)
+	p := start(t, s)
+	for _, target := range []string{
+		"/websocket?sessionId=x?apiKey=" + secret + "&sessionId=y",
+		"/websocket?sessionId=x%3FapiKey%3D" + secret,
+		"/websocket?sessionId=x" + strings.Repeat("%E2%82%AC", 60) + "%3FapiKey=" + secret, // cut within a character
+	} {
+		c := p.open(t, http1, target, "")
+		wantStatus(t, c.Response, http.StatusSwitchingProtocols)
+		awaitTrue(t, "tunnel", func() bool { return len(a.tunnels(t, "").Tunnels) == 1 })
+		id := a.tunnels(t, "").Tunnels[0].SessionID
+		if !strings.HasPrefix(id, "x") || strings.Contains(id, secret) || strings.Contains(id, "\ufffd") {
+			t.Errorf("the session is %q", id)
+		}
+		if found := a.tunnels(t, url.Values{"session_id": {id}}.Encode()).Tunnels; len(found) != 1 {
+			t.Errorf("%q finds %d tunnels", id, len(found))
+		}
+		c.close(t, 1000)
+		awaitTrue(t, "end of the tunnel", func() bool { return len(a.tunnels(t, "").Tunnels) == 0 })
 	}
 }
