@@ -93,7 +93,9 @@ type Tunnel struct {
 	due           time.Duration // what is left of idle when idleTimer fires in time
 	doubted       bool          // it seems idle, and is looked at once more
 	waiting       int           // what was on its way when it was doubted
-	endTimer      *time.Timer   // fires when linger is over
+	endTimer      *time.Timer   // fires when a part of linger is over
+	parts         int           // of linger that are left
+	partDue       time.Time     // when endTimer fires in time
 	cutoff        time.Time     // all is over by then; zero: linger after both directions
 	ended         int           // directions that have ended
 	over          bool          // nothing is left to be done
@@ -186,10 +188,43 @@ func (t *Tunnel) endByLocked(then time.Time) {
 	}
 }
 
+// lingerParts is in how many parts a tunnel waits until linger is over. A process that
+// was suspended has read nothing of what has come meanwhile: of that time no more than a
+// part counts.
+const lingerParts = 5
+
 // lingerLocked bounds the rest of the tunnel's life. mu is held.
 func (t *Tunnel) lingerLocked() {
 	if t.endTimer == nil {
-		t.endTimer = time.AfterFunc(linger, t.engine.stop)
+		t.parts = lingerParts
+		t.endTimer = time.AfterFunc(t.nextPartLocked(), t.partOver)
+	}
+}
+
+// nextPartLocked returns how long the next part of linger takes. mu is held.
+func (t *Tunnel) nextPartLocked() time.Duration {
+	t.partDue = time.Now().Add(linger / lingerParts)
+	return linger / lingerParts
+}
+
+// partOver runs when a part of linger is over, and stops the engine after the last. That
+// one has to have come in time.
+func (t *Tunnel) partOver() {
+	t.mu.Lock()
+	t.parts--
+	late := time.Since(t.partDue)
+	suspended := late >= linger/lingerParts/2
+	goesOn := !t.over && (t.parts > 0 || suspended)
+	if goesOn {
+		t.endTimer.Reset(t.nextPartLocked())
+	}
+	if suspended && !t.cutoff.IsZero() && !t.group.registry.Stopping() {
+		t.cutoff = t.cutoff.Add(late) // a stop has its own limit, which nothing moves
+	}
+	over := t.over
+	t.mu.Unlock()
+	if !goesOn && !over {
+		t.engine.stop()
 	}
 }
 
