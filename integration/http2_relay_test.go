@@ -192,3 +192,33 @@ func TestHTTP2RelayFallsSilent(t *testing.T) {
 		}
 	}
 }
+
+// TestHTTP2RelayLimitsHeads has a relay that says how large a request's head may be: it is
+// not blamed for the response to one that is larger.
+func TestHTTP2RelayLimitsHeads(t *testing.T) {
+	addr := wstest.NewRelay(t, relayTLSWithHTTP2(), func(c *wstest.Conn) {
+		r, err := newH2Relay(c)
+		if err != nil {
+			return
+		}
+		r.framer.WriteSettings(http2.Setting{ID: http2.SettingMaxHeaderListSize, Val: 8 << 10})
+		if r.await(http2.FrameHeaders) == nil {
+			r.respond(1, true, ":status", "200")
+		}
+		c.ReadToEnd()
+	}).Addr
+	p := start(t, mount("wss://"+addr))
+	upload(t, p, 1, http.StatusOK) // so that the relay's limit is known
+	upload(t, p, 16<<10, http.StatusBadGateway)
+	p.logs.await(t, "relay failed", "does not take a request with so large a head")
+}
+
+// upload sends a small body in chunks, behind a field of a size.
+func upload(t *testing.T, p *proxy, size, status int) {
+	t.Helper()
+	c := p.dial(t)
+	defer c.close()
+	c.request("POST", "/websocket/trace", "Transfer-Encoding: chunked", "X-Field: "+strings.Repeat("x", size))
+	c.write("2\r\n{}\r\n0\r\n\r\n")
+	c.wantStatus(c.response("POST"), status)
+}

@@ -2,15 +2,20 @@ package integration_test
 
 import (
 	"crypto/tls"
+	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 
 	"github.com/coder/websocket"
 	"github.com/pires/go-proxyproto"
+	"golang.org/x/net/http2"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
@@ -223,5 +228,68 @@ func TestProxyProtocolWithoutAddress(t *testing.T) {
 			t.Errorf("%s: the relay is told %s", kind, seen.RemoteAddr)
 		}
 		c.close()
+	}
+}
+
+// TestProxyProtocolOverHTTP2 has many clients at once upload to a relay that speaks
+// HTTP/2. What is said ahead of a connection holds for each request that it carries.
+func TestProxyProtocolOverHTTP2(t *testing.T) {
+	for _, test := range []struct {
+		name, scheme, versions string
+		tls                    *tls.Config
+	}{
+		{"TLS", "wss", "", relayTLSWithHTTP2()},
+		{"h2c", "ws", "versions h2c 2", nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			addr := rawRelayWith(t, nil, func(c *wstest.Conn) {
+				line, err := c.R.ReadString('\n')
+				if err != nil {
+					return
+				}
+				var conn net.Conn = wstest.Rest{Conn: c}
+				if test.tls != nil {
+					secure := tls.Server(conn, test.tls)
+					if secure.Handshake() != nil {
+						return
+					}
+					conn = secure
+				}
+				handler := func(w http.ResponseWriter, r *http.Request) {
+					io.Copy(io.Discard, r.Body)
+					client := r.Header.Get("X-Forwarded-For")
+					if !strings.HasPrefix(line, "PROXY TCP4 "+client+" ") || r.ProtoMajor != 2 {
+						t.Errorf("the relay is told %q of a request of %s over %s", line, client, r.Proto)
+					}
+				}
+				new(http2.Server).ServeConn(conn, &http2.ServeConnOpts{Handler: http.HandlerFunc(handler)})
+			}).Addr
+			s := mount(test.scheme+"://"+addr, transport("proxy_protocol v1\n"+test.versions))
+			if test.tls == nil {
+				s = mount(test.scheme+"://"+addr, "transport http {\nproxy_protocol v1\n"+test.versions+"\n}")
+			}
+			s.server = proxyProtocol
+			p := start(t, s)
+			var clients sync.WaitGroup
+			for i := range 16 {
+				clients.Go(func() {
+					for j := range 20 {
+						c, err := p.tryDial(t, from(fmt.Sprintf("198.51.%d.%d", i, j)))
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						c.WriteRequest("POST", "/websocket/trace", "Content-Length: 2")
+						c.WriteText("{}")
+						response, err := c.ReadResponse("POST")
+						if err != nil || response.StatusCode != http.StatusOK {
+							t.Errorf("%v, %v", response, err)
+						}
+						c.close()
+					}
+				})
+			}
+			clients.Wait()
+		})
 	}
 }

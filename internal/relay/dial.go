@@ -261,10 +261,12 @@ func keepingResponses(dial dialFunc) dialFunc {
 }
 
 // responseKeeper reports that the peer has closed the connection to its reader
-// first: a write that fails for this waits until the reader has reached the end. The
-// reader reaches it without waiting, or closes the connection. Not so while TLS or a
-// forward proxy's CONNECT is under way, and in HTTP/2, where it writes too, and would
-// wait for itself: this is on only once a request has the connection over HTTP/1.1.
+// first: until the reader has reached the end, what is written goes nowhere, and no write
+// fails for this. A write that waited for the reader would hold the lock of TLS's
+// sending side meanwhile, and the reader may need that one, for an alert or new keys. The
+// reader reaches the end without waiting, or closes the connection. Not so while TLS or a
+// forward proxy's CONNECT is under way, and in HTTP/2, which has no use for it: this is on
+// only once a request has the connection over HTTP/1.1.
 type responseKeeper struct {
 	net.Conn
 	on       atomic.Bool
@@ -321,10 +323,19 @@ func (c *responseKeeper) Read(p []byte) (int, error) {
 
 func (c *responseKeeper) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
-	if c.on.Load() && (errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)) {
-		<-c.readOver
+	if c.on.Load() && (errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)) && !c.isReadOver() {
+		return len(p), nil
 	}
 	return n, err
+}
+
+func (c *responseKeeper) isReadOver() bool {
+	select {
+	case <-c.readOver:
+		return true
+	default:
+		return false
+	}
 }
 
 // SetWriteDeadline is what crypto/tls does before it says farewell: nobody reads any

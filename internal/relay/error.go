@@ -196,6 +196,8 @@ func brokenText(err error) string {
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), err.Error() == "http: server closed idle connection":
 		return "closed the connection before it responded"
+	case strings.Contains(err.Error(), "header list larger than peer's advertised limit"): // over HTTP/2
+		return "does not take a request with so large a head"
 	case errors.As(err, &errno):
 		return "broke the connection before it responded: " + errno.Error()
 	}
