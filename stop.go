@@ -30,7 +30,8 @@ const (
 	// stopMargin is what Caddy needs to end when nothing holds it up any more: net/http
 	// waits for half a second before it closes a connection with an upload that was given
 	// up, Caddy's servers look every half second and a little more, and we every exitInterval.
-	stopMargin = 1300*time.Millisecond + exitInterval
+	// A busy machine takes longer.
+	stopMargin = 1500*time.Millisecond + exitInterval
 
 	// loggingMargin is the part of stopMargin in which tunnels that were cut at the
 	// end are logged.
