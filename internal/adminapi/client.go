@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unicode"
 )
 
 // PathMetrics is Caddy's own endpoint, in the text format of Prometheus.
@@ -26,6 +27,11 @@ var ErrNotFound = errors.New("not found")
 // maxResponse bounds what a peer that is no admin API can make a Client hold, in bytes.
 // A page of MaxLimit tunnels has some 400 kB.
 const maxResponse = 16 << 20
+
+// maxCommas bounds how many values a response can have: a list of empty objects takes a
+// hundred times its size in memory. A page of MaxLimit tunnels has some 12,000, and clients
+// can put 128 more into each session ID.
+const maxCommas = 256 << 10
 
 // Client asks an admin API. Its errors are for people: they say what is wrong at which
 // address, and what to look for.
@@ -74,6 +80,9 @@ func (c *Client) getJSON(ctx context.Context, target string, into any) error {
 	body, err := c.get(ctx, target)
 	if err != nil {
 		return err
+	}
+	if bytes.Count(body, []byte(",")) > maxCommas {
+		return fmt.Errorf("%s: the response to %s has more values than any of an admin API", c.shown, pathOf(target))
 	}
 	if err := json.Unmarshal(body, into); err != nil {
 		return fmt.Errorf("what listens at %s is not Caddy's admin API: its response is not the JSON of %s", c.shown, pathOf(target))
@@ -129,7 +138,7 @@ func (c *Client) explain(err error) error {
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return fmt.Errorf("%s does not respond within %v", c.shown, c.http.Timeout)
 	}
-	return fmt.Errorf("%s: %w", c.shown, err)
+	return fmt.Errorf("%s: %s", c.shown, printable(err.Error())) // net/http may quote what came
 }
 
 // refused says in words what a status means. host is what was asked for.
@@ -148,7 +157,7 @@ func (c *Client) refused(path, host string, status int, body []byte) error {
 func message(body []byte) string {
 	var response struct{ Error string }
 	if json.Unmarshal(body, &response) == nil && response.Error != "" {
-		return response.Error
+		return printable(response.Error)
 	}
 	const enough = 80
 	body = bytes.TrimSpace(body)
@@ -156,4 +165,23 @@ func message(body []byte) string {
 		body = body[:enough]
 	}
 	return strconv.QuoteToASCII(string(body))
+}
+
+// printable returns a peer's own words as a terminal may get them: short, and without
+// what it could take for a command.
+func printable(text string) string {
+	const enough = 300 // in runes: Caddy's errors are shorter
+	var out strings.Builder
+	n := 0
+	for _, c := range text {
+		if n++; n > enough {
+			out.WriteString("...")
+			break
+		}
+		if !unicode.IsPrint(c) {
+			c = '?'
+		}
+		out.WriteRune(c)
+	}
+	return out.String()
 }
