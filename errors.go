@@ -26,6 +26,7 @@ var (
 	errLoop         = errors.New("the upstream leads back to this proxy")
 	errClimbs       = errors.New("the path leads out of the mount")
 	errMethod       = errors.New("the method is not one word")
+	errEarly        = errors.New("the TLS handshake is not complete, so the client's address is not known")
 )
 
 // refusal is a response made here instead of by the relay. Its error holds no

@@ -98,6 +98,8 @@ func (t *roundTrip) check() *refusal {
 		return &refusal{status: http.StatusBadRequest, err: errClimbs}
 	case !validMethod(t.r.Method):
 		return &refusal{status: http.StatusBadRequest, err: errMethod}
+	case t.webSocket && forward.Early(t.r):
+		return &refusal{status: http.StatusTooEarly, err: errEarly, reason: reasonHandshake}
 	case t.webSocket:
 		if err := handshake.Check(t.r); err != nil {
 			return invalidHandshake(err, handshake.Extended(t.r))

@@ -82,7 +82,7 @@ func (rules *Rules) RequestHeader(r *http.Request) http.Header {
 	rules.setForwarded(header, r)
 	markLoop(header, r)
 	header["Via"] = append(header["Via"], via(r.ProtoMajor, r.ProtoMinor))
-	if r.TLS != nil && !r.TLS.HandshakeComplete {
+	if Early(r) {
 		header["Early-Data"] = []string{"1"} // RFC 8470, section 5.1
 	}
 	if _, ok := header["User-Agent"]; !ok {
@@ -90,6 +90,11 @@ func (rules *Rules) RequestHeader(r *http.Request) http.Header {
 	}
 	return header
 }
+
+// Early reports whether r came before its TLS handshake was complete (QUIC's 0-RTT). It
+// may be sent again by anyone, and its peer has shown for nothing that its address is its
+// own: whoever has a session ticket can send it with any other.
+func Early(r *http.Request) bool { return r.TLS != nil && !r.TLS.HandshakeComplete }
 
 // RequestTrailer reports whether a trailer field may cross to the relay. What may
 // not cross in the header may not cross after the body either.

@@ -44,6 +44,8 @@ func (t *trust) byServer() bool { return t.ranges == nil }
 func (t *trust) trusts(peer netip.Addr, r *http.Request) bool {
 	server, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool)
 	switch {
+	case Early(r):
+		return false // it may be anyone's address
 	case t.byServer():
 		return server
 	case peer.IsValid():

@@ -62,3 +62,23 @@ func TestServerNameOfTheRequest(t *testing.T) {
 		})
 	}
 }
+
+// TestSetsDeadlines: nobody else may set read deadlines where the transport does, or where
+// a relay may ask for another handshake.
+func TestSetsDeadlines(t *testing.T) {
+	for name, test := range map[string]struct {
+		transport reverseproxy.HTTPTransport
+		config    *tls.Config
+		want      bool
+	}{
+		"neither":       {},
+		"never":         {config: new(tls.Config)},
+		"read_timeout":  {transport: reverseproxy.HTTPTransport{ReadTimeout: 1}, want: true},
+		"renegotiation": {config: &tls.Config{Renegotiation: tls.RenegotiateOnceAsClient}, want: true},
+	} {
+		test.transport.Transport = &http.Transport{TLSClientConfig: test.config}
+		if got := New(Target{TLS: true, Host: "192.0.2.1"}, &test.transport, Options{}).SetsDeadlines; got != test.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}

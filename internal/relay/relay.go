@@ -29,8 +29,9 @@ import (
 type Relay struct {
 	Target
 
-	// SetsDeadlines: the transport's read_timeout sets read deadlines of its own on
-	// connections, also on those of WebSockets.
+	// SetsDeadlines: read deadlines of connections, also of those of WebSockets, are not
+	// ours to set. The transport's read_timeout sets its own; and where renegotiation is
+	// allowed a read may be in the middle of a handshake, which a deadline would end for good.
 	SetsDeadlines bool
 
 	// handshakes opens a connection of its own for each WebSocket: none comes from
@@ -65,10 +66,15 @@ type Options struct {
 	Served func(stage Stage, text string)
 }
 
+func renegotiates(t *reverseproxy.HTTPTransport) bool {
+	config := t.Transport.TLSClientConfig
+	return config != nil && config.Renegotiation != tls.RenegotiateNever
+}
+
 // New returns a relay that connects as t says. t is the relay's from now on, and must
 // not be shared: its TLS configuration and connections are this target's.
 func New(target Target, t *reverseproxy.HTTPTransport, options Options) *Relay {
-	r := &Relay{Target: target, requests: t, SetsDeadlines: t.ReadTimeout > 0, namesClients: t.ProxyProtocol != ""}
+	r := &Relay{Target: target, requests: t, SetsDeadlines: t.ReadTimeout > 0 || renegotiates(t), namesClients: t.ProxyProtocol != ""}
 	if slices.Contains(t.Versions, "3") {
 		r.requests = sharedDials{t}
 	}

@@ -116,7 +116,9 @@ func (l *streamLeg) serve() {
 		n, err := l.w.Write(p.buf[:p.n])
 		giveBuffer(p.buf)
 		if err == nil {
-			err = l.inner.Flush()
+			if err = l.inner.Flush(); err != nil {
+				n = 0 // it was buffered, and nobody tells how much of it has gone out
+			}
 		}
 		l.written <- written{n, err}
 	}
