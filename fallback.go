@@ -130,6 +130,15 @@ func (b *clientBody) giveBack(r *http.Request, unsent bool) {
 	}
 }
 
+// spend leaves no body to a handler that comes after the relay's response, such as a
+// reverse_proxy in intercept: the end of one that was read or discarded here would look like
+// the whole of an empty one.
+func (b *clientBody) spend(r *http.Request) {
+	if b.stream != nil || b.small != nil {
+		r.Body, r.Trailer = brokenBody{}, nil
+	}
+}
+
 // brokenBody is the rest of a body that somebody else has begun to read.
 type brokenBody struct{}
 
@@ -172,6 +181,7 @@ type streamedBody struct {
 	lost   <-chan struct{} // closed when the relay's connection has ended; nil where that is not known
 	pieces chan piece      // what is read while Read waits
 	buffer []byte          // of pieces
+	filled bool            // by the last piece
 
 	mu      sync.Mutex // protects what follows
 	closed  chan struct{}
@@ -186,6 +196,10 @@ type piece struct {
 	n   int
 	err error
 }
+
+// firstPiece is all the memory that a client gets for its pieces until it fills one: some
+// send a byte at a time.
+const firstPiece = 4 << 10
 
 func newStreamedBody(t *roundTrip) *streamedBody {
 	b := &streamedBody{
@@ -264,13 +278,17 @@ func (b *streamedBody) fail(err error) error {
 // transport does not return before the body's reader does, and the client may take any
 // time. What comes later goes nowhere.
 func (b *streamedBody) readPiece(p []byte) (int, error) {
-	if b.buffer == nil {
+	switch {
+	case b.buffer == nil:
+		b.buffer = make([]byte, firstPiece)
+	case b.filled && len(b.buffer) < copyBufferSize:
 		b.buffer = make([]byte, copyBufferSize)
 	}
 	p = p[:min(len(p), len(b.buffer))]
 	b.begin(b.buffer[:len(p)])
 	select {
 	case read := <-b.pieces:
+		b.filled = read.n == len(b.buffer)
 		return copy(p, b.buffer[:read.n]), read.err
 	case <-b.lost:
 		b.close()
@@ -429,6 +447,7 @@ func (t *roundTrip) writeResponse(response *http.Response) error {
 		t.flush()
 		t.body.stream.discard()
 	}
+	t.body.spend(t.r)
 	return nil
 }
 

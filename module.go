@@ -281,7 +281,15 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 		h.TransportRaw = json.RawMessage(`{"protocol":"http"}`)
 	}
 	identity := sha256.Sum256(h.TransportRaw) // of which loading leaves nothing
-	mod, err := ctx.LoadModule(h, "TransportRaw")
+	// Its context is its own: Caddy would clean it up with the configuration, while requests
+	// are under way.
+	own, release := caddy.NewContext(ctx)
+	defer func() {
+		if len(h.relays) == 0 {
+			release()
+		}
+	}()
+	mod, err := own.LoadModule(h, "TransportRaw")
 	if err != nil {
 		return fmt.Errorf("loading transport: %w", err)
 	}
@@ -298,6 +306,7 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 		Timeout:      h.handshakeTimeout(),
 		FailDuration: time.Duration(*h.FailDuration),
 		Transport:    string(identity[:]),
+		Release:      release,
 		Served: func(stage relay.Stage, text string) {
 			faults.add(fault{upstream: target.Name, stage: stage, text: text, served: true})
 		},

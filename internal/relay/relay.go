@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -44,6 +45,8 @@ type Relay struct {
 	// do something that it does not.
 	pool *http1.Pool
 
+	release func() // called when the configuration has no use for the transport any more
+
 	namesClients bool   // by the transport's proxy_protocol
 	serverName   string // the transport's tls_server_name
 
@@ -64,19 +67,21 @@ type Options struct {
 	// Served is told what has failed where the relay was reached all the same: an address,
 	// when another one worked, or DNS, when its last good answer served. It must not block.
 	Served func(stage Stage, text string)
-}
-
-func renegotiates(t *reverseproxy.HTTPTransport) bool {
-	config := t.Transport.TLSClientConfig
-	return config != nil && config.Renegotiation != tls.RenegotiateNever
+	// Release is called when the transport is not used any more; nil for nothing. Over
+	// HTTP/3 requests under way use it, also when the relay is closed.
+	Release func()
 }
 
 // New returns a relay that connects as t says. t is the relay's from now on, and must
 // not be shared: its TLS configuration and connections are this target's.
 func New(target Target, t *reverseproxy.HTTPTransport, options Options) *Relay {
 	r := &Relay{Target: target, requests: t, SetsDeadlines: t.ReadTimeout > 0 || renegotiates(t), namesClients: t.ProxyProtocol != ""}
+	if r.release = options.Release; r.release == nil {
+		r.release = func() {}
+	}
 	if slices.Contains(t.Versions, "3") {
-		r.requests = sharedDials{t}
+		use := newLastUse(r.release)
+		r.requests, r.release = sharedDials{inUse{t, use}}, sync.OnceFunc(use.end)
 	}
 	rt := t.Transport
 	if t.Compression == nil {
@@ -135,6 +140,12 @@ func New(target Target, t *reverseproxy.HTTPTransport, options Options) *Relay {
 		t.TLSClientConfig.VerifyConnection = r.noteCertificate
 	}
 	return r
+}
+
+// renegotiates reports whether a relay may ask for another handshake (TLS 1.2 and before).
+func renegotiates(t *reverseproxy.HTTPTransport) bool {
+	config := t.Transport.TLSClientConfig
+	return config != nil && config.Renegotiation != tls.RenegotiateNever
 }
 
 // noteCertificate takes down until when the relay's certificate is valid. It never fails.
@@ -278,6 +289,7 @@ func (r *Relay) Close() {
 	if r.pool != nil {
 		r.pool.Close()
 	}
+	r.release()
 }
 
 // poolable reports whether the pool may stand in for t: it speaks HTTP/1.1 over

@@ -1,0 +1,62 @@
+package integration_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"testing"
+
+	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/http3"
+)
+
+// TestReloadDuringHTTP3Upload has a configuration replaced while a request to a relay over
+// HTTP/3 is under way. It goes on, in both directions, and its QUIC connection is closed when
+// it is over.
+func TestReloadDuringHTTP3Upload(t *testing.T) {
+	overHTTP(t, func(t *testing.T, protocol string) {
+		connections, begun := make(chan *quic.Conn, 2), make(chan bool, 1)
+		socket, err := net.ListenPacket("udp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer socket.Close()
+		server := &http3.Server{
+			TLSConfig: http3.ConfigureTLSConfig(leaf.ServerConfig()),
+			Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				n, err := io.CopyN(io.Discard, r.Body, 1)
+				flush(w)
+				begun <- true
+				m, endErr := io.Copy(io.Discard, r.Body)
+				fmt.Fprint(w, n+m, err, endErr)
+			}),
+			ConnContext: func(ctx context.Context, conn *quic.Conn) context.Context {
+				connections <- conn
+				return ctx
+			},
+		}
+		go server.Serve(socket)
+		defer server.Close()
+		s := mount("wss://"+socket.LocalAddr().String(), transport("versions 3"))
+		p := start(t, s)
+
+		body, w := io.Pipe()
+		defer w.Close()
+		go w.Write(make([]byte, 1000))
+		response := do(t, p.client(t, protocol), request(t, "POST", p.url("/websocket/trace"), body))
+		await(t, begun, "upload")
+		s.body += "\nheader /other X-Other other"
+		p.reload(t, s)
+		go func() {
+			w.Write(make([]byte, 200_000))
+			w.Close()
+		}()
+		text, err := io.ReadAll(response.Body)
+		if want := "201000 <nil> <nil>"; err != nil || string(text) != want {
+			t.Errorf("status %d, %q, %v; want %q", response.StatusCode, text, err, want)
+		}
+		await(t, (<-connections).Context().Done(), "end of the old configuration's connection")
+	})
+}
