@@ -240,6 +240,27 @@ func TestLastGoodAnswer(t *testing.T) {
 	}
 }
 
+// TestDeadNameServers has one of two name servers not answer from the beginning. The other
+// is asked in its place, in whatever order.
+func TestDeadNameServers(t *testing.T) {
+	for name, test := range map[string]func(*nameServer){
+		"server failure": func(s *nameServer) { s.fail(dnsmessage.RCodeServerFailure) },
+		"silence":        (*nameServer).fallSilent,
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHosts(t, 1)
+			h.relay(t, 0)
+			dead := newNameServer(t)
+			test(dead)
+			for range 4 { // each asks in an order of its own
+				p := start(t, mount(h.upstream("wss"), transport("resolvers "+dead.addr+" "+h.names.addr)))
+				ways["WebSocket"].ask(t, p)
+				p.stop(t)
+			}
+		})
+	}
+}
+
 // TestReloadRemembersAddresses: a host that has failed is not tried first again because of
 // a reload.
 func TestReloadRemembersAddresses(t *testing.T) {

@@ -3,7 +3,6 @@ package relay
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/netip"
 	"sync"
 	"time"
@@ -206,8 +205,8 @@ func (n *name) noteWorks(addr netip.Addr) {
 }
 
 // lookUp returns the addresses of host to which reachable does not object.
-func lookUp(ctx context.Context, resolver *net.Resolver, host string, reachable func(netip.Addr) bool) ([]netip.Addr, error) {
-	found, err := resolver.LookupIPAddr(ctx, host)
+func lookUp(ctx context.Context, servers resolvers, host string, reachable func(netip.Addr) bool) ([]netip.Addr, error) {
+	found, err := servers.lookUp(ctx, host)
 	if err != nil {
 		return nil, err
 	}

@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"iter"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"sync"
@@ -44,38 +43,18 @@ type lookups struct {
 }
 
 func lookupsOf(t *reverseproxy.HTTPTransport, options Options) *lookups {
-	resolver, reachable := resolverOf(t), reachableFrom(t.LocalAddress)
+	servers, reachable := resolversOf(t), reachableFrom(t.LocalAddress)
 	timeout := min(time.Duration(t.DialTimeout), options.Timeout)
 	return &lookups{
 		lookUp: func(host string) ([]netip.Addr, error) {
 			ctx, cancel := context.WithTimeout(context.Background(), timeout)
 			defer cancel()
-			return lookUp(ctx, resolver, host, reachable)
+			return lookUp(ctx, servers, host, reachable)
 		},
 		delay:        cmp.Or(time.Duration(t.FallbackDelay), connectDelay),
 		failDuration: options.FailDuration,
 		transport:    options.Transport,
 		served:       options.Served,
-	}
-}
-
-// resolverOf returns what answers the transport's questions. Caddy's transport builds the
-// same and keeps it to itself.
-func resolverOf(t *reverseproxy.HTTPTransport) *net.Resolver {
-	if t.Resolver == nil || len(t.Resolver.Addresses) == 0 {
-		return net.DefaultResolver
-	}
-	servers := make([]caddy.NetworkAddress, len(t.Resolver.Addresses))
-	for i, address := range t.Resolver.Addresses {
-		servers[i], _ = caddy.ParseNetworkAddressWithDefaults(address, "udp", 53) // the transport has checked it
-	}
-	d := &net.Dialer{Timeout: time.Duration(t.DialTimeout), FallbackDelay: time.Duration(t.FallbackDelay)}
-	return &net.Resolver{
-		PreferGo: true,
-		Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			server := servers[rand.IntN(len(servers))]
-			return d.DialContext(ctx, server.Network, server.JoinHostPort(0))
-		},
 	}
 }
 
