@@ -252,8 +252,8 @@ func TestDeadNameServers(t *testing.T) {
 			h.relay(t, 0)
 			dead := newNameServer(t)
 			test(dead)
-			for range 4 { // each asks in an order of its own
-				p := start(t, mount(h.upstream("wss"), transport("resolvers "+dead.addr+" "+h.names.addr)))
+			for i := range 4 { // each asks in an order of its own, and knows nothing of the others' answers
+				p := start(t, mount(h.upstream("wss"), transport(fmt.Sprintf("resolvers %s %s\ndial_timeout %dms", dead.addr, h.names.addr, 3000+i))))
 				ways["WebSocket"].ask(t, p)
 				p.stop(t)
 			}
