@@ -9,13 +9,11 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 
 	"github.com/coder/websocket"
 	"github.com/pires/go-proxyproto"
-	"golang.org/x/net/http2"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
@@ -204,14 +202,18 @@ func TestProxyProtocolUpstream(t *testing.T) {
 	}
 }
 
+// withProxyProtocol has the server take what is said ahead of each connection for where it
+// comes from.
+func withProxyProtocol(server *httptest.Server) {
+	server.Listener = &proxyproto.Listener{Listener: server.Listener, ConnPolicy: func(proxyproto.ConnPolicyOptions) (proxyproto.Policy, error) {
+		return proxyproto.REQUIRE, nil
+	}}
+}
+
 // TestProxyProtocolWithoutAddress has a unix socket's peer, of which there is no
 // address to tell.
 func TestProxyProtocolWithoutAddress(t *testing.T) {
-	relay := newRelay(t, nil, func(server *httptest.Server) {
-		server.Listener = &proxyproto.Listener{Listener: server.Listener, ConnPolicy: func(proxyproto.ConnPolicyOptions) (proxyproto.Policy, error) {
-			return proxyproto.REQUIRE, nil
-		}}
-	})
+	relay := newRelay(t, nil, withProxyProtocol)
 	dir, err := os.MkdirTemp("", "w") // t.TempDir may be too long for a socket's path
 	if err != nil {
 		t.Fatal(err)
@@ -234,40 +236,30 @@ func TestProxyProtocolWithoutAddress(t *testing.T) {
 // TestProxyProtocolOverHTTP2 has many clients at once upload to a relay that speaks
 // HTTP/2. What is said ahead of a connection holds for each request that it carries.
 func TestProxyProtocolOverHTTP2(t *testing.T) {
-	for _, test := range []struct {
-		name, scheme, versions string
-		tls                    *tls.Config
-	}{
-		{"TLS", "wss", "", relayTLSWithHTTP2()},
-		{"h2c", "ws", "versions h2c 2", nil},
+	handler := func(_ http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		told, _, _ := net.SplitHostPort(r.RemoteAddr)
+		if client := r.Header.Get("X-Forwarded-For"); told != client || r.ProtoMajor != 2 {
+			t.Errorf("the relay is told %s of a request of %s over %s", told, client, r.Proto)
+		}
+	}
+	for name, relay := range map[string]func(t *testing.T) site{
+		"TLS": func(t *testing.T) site {
+			server := serve(t, handler, withProxyProtocol, withHTTP2)
+			return mount("wss://"+server.Listener.Addr().String(), transport("proxy_protocol v1"))
+		},
+		"h2c": func(t *testing.T) site {
+			server := httptest.NewUnstartedServer(http.HandlerFunc(handler))
+			withProxyProtocol(server)
+			server.Config.Protocols = new(http.Protocols)
+			server.Config.Protocols.SetUnencryptedHTTP2(true)
+			server.Start()
+			t.Cleanup(server.Close)
+			return mount("ws://"+server.Listener.Addr().String(), "transport http {\nproxy_protocol v1\nversions h2c 2\n}")
+		},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			addr := rawRelayWith(t, nil, func(c *wstest.Conn) {
-				line, err := c.R.ReadString('\n')
-				if err != nil {
-					return
-				}
-				var conn net.Conn = wstest.Rest{Conn: c}
-				if test.tls != nil {
-					secure := tls.Server(conn, test.tls)
-					if secure.Handshake() != nil {
-						return
-					}
-					conn = secure
-				}
-				handler := func(w http.ResponseWriter, r *http.Request) {
-					io.Copy(io.Discard, r.Body)
-					client := r.Header.Get("X-Forwarded-For")
-					if !strings.HasPrefix(line, "PROXY TCP4 "+client+" ") || r.ProtoMajor != 2 {
-						t.Errorf("the relay is told %q of a request of %s over %s", line, client, r.Proto)
-					}
-				}
-				new(http2.Server).ServeConn(conn, &http2.ServeConnOpts{Handler: http.HandlerFunc(handler)})
-			}).Addr
-			s := mount(test.scheme+"://"+addr, transport("proxy_protocol v1\n"+test.versions))
-			if test.tls == nil {
-				s = mount(test.scheme+"://"+addr, "transport http {\nproxy_protocol v1\n"+test.versions+"\n}")
-			}
+		t.Run(name, func(t *testing.T) {
+			s := relay(t)
 			s.server = proxyProtocol
 			p := start(t, s)
 			var clients sync.WaitGroup
