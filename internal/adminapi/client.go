@@ -15,7 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
-	"unicode"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/terminal"
 )
 
 // PathMetrics is Caddy's own endpoint, in the text format of Prometheus.
@@ -32,6 +33,9 @@ const maxResponse = 16 << 20
 // hundred times its size in memory. A page of MaxLimit tunnels has some 12,000, and clients
 // can put 128 more into each session ID.
 const maxCommas = 256 << 10
+
+// maxText bounds, in runes, what is repeated of a server's words. Caddy's errors are shorter.
+const maxText = 300
 
 // Client asks an admin API. Its errors are for people: they say what is wrong at which
 // address, and what to look for.
@@ -138,7 +142,7 @@ func (c *Client) explain(err error) error {
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return fmt.Errorf("%s does not respond within %v", c.shown, c.http.Timeout)
 	}
-	return fmt.Errorf("%s: %s", c.shown, printable(err.Error())) // net/http may quote what came
+	return fmt.Errorf("%s: %s", c.shown, terminal.Printable(err.Error(), maxText)) // net/http may quote what came
 }
 
 // refused says in words what a status means. host is what was asked for.
@@ -157,7 +161,7 @@ func (c *Client) refused(path, host string, status int, body []byte) error {
 func message(body []byte) string {
 	var response struct{ Error string }
 	if json.Unmarshal(body, &response) == nil && response.Error != "" {
-		return printable(response.Error)
+		return terminal.Printable(response.Error, maxText)
 	}
 	const enough = 80
 	body = bytes.TrimSpace(body)
@@ -165,23 +169,4 @@ func message(body []byte) string {
 		body = body[:enough]
 	}
 	return strconv.QuoteToASCII(string(body))
-}
-
-// printable returns a peer's own words as a terminal may get them: short, and without
-// what it could take for a command.
-func printable(text string) string {
-	const enough = 300 // in runes: Caddy's errors are shorter
-	var out strings.Builder
-	n := 0
-	for _, c := range text {
-		if n++; n > enough {
-			out.WriteString("...")
-			break
-		}
-		if !unicode.IsPrint(c) {
-			c = '?'
-		}
-		out.WriteRune(c)
-	}
-	return out.String()
 }

@@ -4,9 +4,9 @@ import (
 	"fmt"
 	"net/url"
 	"regexp"
-	"strings"
 	"time"
-	"unicode"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/terminal"
 )
 
 // maxText bounds, in runes, what is repeated of a text of the server's.
@@ -25,24 +25,7 @@ func (r *run) quote(text string) string {
 			text = regexp.MustCompile(`(?i)`+regexp.QuoteMeta(form)).ReplaceAllLiteralString(text, "REDACTED")
 		}
 	}
-	return printable(queries.ReplaceAllLiteralString(text, "…"))
-}
-
-// printable returns a text without control characters and at most maxText runes long.
-func printable(text string) string {
-	var out strings.Builder
-	n := 0
-	for _, c := range text {
-		if n++; n > maxText {
-			out.WriteString("…")
-			break
-		}
-		if !unicode.IsPrint(c) {
-			c = '\uFFFD'
-		}
-		out.WriteRune(c)
-	}
-	return out.String()
+	return terminal.Printable(queries.ReplaceAllLiteralString(text, "…"), maxText)
 }
 
 // long writes a duration in days, hours or minutes, whichever fits.

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/terminal"
 )
 
 // allowedSkew is by how much two clocks may differ before that is worth a word.
@@ -201,9 +203,9 @@ func names(cert *x509.Certificate) string {
 	case len(list) == 0:
 		return "no name"
 	case len(list) > shown:
-		return printable(strings.Join(list[:shown], ", ")) + fmt.Sprintf(" and %d more", len(list)-shown)
+		return terminal.Printable(strings.Join(list[:shown], ", "), maxText) + fmt.Sprintf(" and %d more", len(list)-shown)
 	}
-	return printable(strings.Join(list, ", "))
+	return terminal.Printable(strings.Join(list, ", "), maxText)
 }
 
 func issuer(cert *x509.Certificate) string {
@@ -214,5 +216,5 @@ func issuer(cert *x509.Certificate) string {
 	if name == "" {
 		return "an issuer without a name"
 	}
-	return printable(name)
+	return terminal.Printable(name, maxText)
 }
