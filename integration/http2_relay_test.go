@@ -75,6 +75,13 @@ func (r *h2Relay) exhaust() {
 	}
 }
 
+// respondToAll responds with 200 to each request from the first on.
+func (r *h2Relay) respondToAll() {
+	for stream := uint32(1); r.await(http2.FrameHeaders) == nil; stream += 2 {
+		r.respond(stream, true, ":status", "200")
+	}
+}
+
 // TestHTTP2RelayResets has a relay over HTTP/2 that resets its connection when neither
 // end can write any more. Later uploads take another connection.
 func TestHTTP2RelayResets(t *testing.T) {
@@ -94,9 +101,7 @@ func TestHTTP2RelayResets(t *testing.T) {
 				r.exhaust()
 				c.Reset()
 			default:
-				for stream := uint32(1); r.await(http2.FrameHeaders) == nil; stream += 2 {
-					r.respond(stream, true, ":status", "200")
-				}
+				r.respondToAll()
 			}
 		}).Addr
 		s := mount("wss://"+addr, "handshake_timeout 5s")
@@ -168,9 +173,7 @@ func TestHTTP2RelayFallsSilent(t *testing.T) {
 						<-t.Context().Done()
 					}
 				default:
-					for stream := uint32(1); r.await(http2.FrameHeaders) == nil; stream += 2 {
-						r.respond(stream, true, ":status", "200")
-					}
+					r.respondToAll()
 				}
 			}).Addr
 			s := mount("wss://"+addr, "handshake_timeout 200ms")
