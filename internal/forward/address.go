@@ -104,11 +104,13 @@ func (rules *Rules) namedClient(r *http.Request) netip.Addr {
 // Client returns the address that r came from first, as far as peers are trusted, and
 // unmasked. It is invalid where none is known.
 func (rules *Rules) Client(r *http.Request) netip.Addr {
-	if rules.trust.byServer() {
-		return serversClient(r)
-	}
 	peer := peerAddr(r)
-	if !rules.trust.trusts(peer, r) {
+	switch {
+	case Early(r):
+		return peer // the server does not ask whether it may be anyone's
+	case rules.trust.byServer():
+		return serversClient(r)
+	case !rules.trust.trusts(peer, r):
 		return peer
 	}
 	return rules.trust.firstUntrusted(peer, rules.chain(r))

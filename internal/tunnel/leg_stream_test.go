@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/caddy-watchrtc/watchrtc-proxy/internal/wstest"
 )
@@ -268,4 +269,46 @@ func TestStreamLegUnsent(t *testing.T) {
 	if n := StreamLeg(nil, httptest.NewRecorder(), nil).(*streamLeg).unsent(); n != 0 {
 		t.Errorf("%d bytes without a connection", n)
 	}
+}
+
+// A silent WebSocket is idle, at the latest after twice its time, also where there is always
+// something on its way to other streams of its client's connection.
+func TestStreamLegIdleBesideOthers(t *testing.T) {
+	if !unsentKnown {
+		t.Skip("this system does not tell")
+	}
+	r := newFixture(t, 0)
+	conn, client := tcpPair(t)
+	narrow(conn)
+	narrow(client)
+	go conn.Write(pattern(8 << 20)) // what others get
+	body, _ := io.Pipe()
+	leg := StreamLeg(conn, httptest.NewRecorder(), body)
+	relayLeg, relay := tcpPair(t)
+	tunnel := r.lease.Open(Info{}, leg, ConnLeg(relayLeg, nil, false), time.Hour)
+	// look has the tunnel looked at when it has been silent for so long, and the client
+	// has taken something since the last time.
+	look := func(silent time.Duration) (closed bool) {
+		for before := leg.unsent(); leg.unsent() == before || leg.unsent() == 0; {
+			if _, err := io.CopyN(io.Discard, client, 1000); err != nil {
+				t.Fatal(err)
+			}
+		}
+		tunnel.active.Store(int64(time.Since(tunnel.opened) - silent))
+		tunnel.checkIdle()
+		tunnel.mu.Lock()
+		defer tunnel.mu.Unlock()
+		return tunnel.reason == "idle"
+	}
+	if look(time.Hour) || look(time.Hour+secondLook) {
+		t.Error("what is on its way may be this stream's, and nobody has looked for long enough")
+	}
+	look(2*time.Hour + secondLook)
+	if !look(2*time.Hour + 2*secondLook) {
+		t.Error("a silent WebSocket is not idle")
+	}
+	body.Close()
+	reset(relay)
+	reset(client)
+	tunnel.Wait()
 }

@@ -287,7 +287,7 @@ const (
 // which can be some MB.
 func (t *Tunnel) checkIdle() {
 	rest := t.idle - (time.Since(t.opened) - time.Duration(t.active.Load()))
-	waiting := t.client.unsent() + t.relay.unsent()
+	waiting := t.onItsWay(-rest)
 	wait := rest
 	t.mu.Lock()
 	switch late := rest <= t.due-oversleep; {
@@ -306,6 +306,17 @@ func (t *Tunnel) checkIdle() {
 	if wait <= 0 {
 		t.goAway("idle")
 	}
+}
+
+// onItsWay returns how much the system holds for the peers of a tunnel that has read nothing
+// for overdue longer than it may. What it holds for other streams of a client's connection
+// cannot be told from what it holds for this one, and need never end; so that counts until
+// the tunnel has been idle for twice as long.
+func (t *Tunnel) onItsWay(overdue time.Duration) int {
+	if _, shared := t.client.(*streamLeg); shared && overdue >= t.idle {
+		return t.relay.unsent()
+	}
+	return t.client.unsent() + t.relay.unsent()
 }
 
 // sumUp ends the tunnel, whose legs are closed.
