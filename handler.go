@@ -24,6 +24,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return next.ServeHTTP(w, r)
 	}
 	stopping.track(r)
+	h.leave(w, r)
 	t := &roundTrip{h: h, w: w, r: r, path: path, webSocket: handshake.Asked(r)}
 	t.noteQuery()
 	if refused := t.admit(); refused != nil {
@@ -47,6 +48,15 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		// response: over HTTP/2 nobody here could end that.
 		t.freeSlot()
 		return t.writeResponse(response)
+	}
+}
+
+// leave has a client open another connection if this one leads to a configuration that has
+// gone. One over HTTP/2 that comes in the instant of a reload is told nothing by net/http and
+// could stay for as long as it is used; a response with this field makes net/http send GOAWAY.
+func (h *Handler) leave(w http.ResponseWriter, r *http.Request) {
+	if h.gone.Load() && r.ProtoMajor == 2 {
+		w.Header()["Connection"] = []string{"close"}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -170,6 +171,7 @@ type Handler struct {
 
 	server *server
 	lease  *tunnel.Lease
+	gone   *atomic.Bool // its configuration is not used any more
 }
 
 // CaddyModule returns the Caddy module information.
@@ -182,6 +184,7 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 
 // Provision sets defaults, resolves the upstream and prepares the transport.
 func (h *Handler) Provision(ctx caddy.Context) error {
+	h.gone = new(atomic.Bool)
 	if caddy.Exiting() {
 		// It would open the listeners again, for clients that are being sent away.
 		return errors.New("the process is stopping and takes no new configuration")
@@ -353,6 +356,7 @@ func (h *Handler) Validate() error {
 // Cleanup releases the upstream. If no other configuration uses it, its tunnels are
 // drained.
 func (h *Handler) Cleanup() error {
+	h.gone.Store(true)
 	for _, r := range h.relays {
 		r.Close()
 	}

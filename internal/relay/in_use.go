@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // lastUse calls done when nobody uses something any more.
@@ -26,6 +27,12 @@ func (l *lastUse) end() {
 		l.done()
 	}
 }
+
+// late is how long a configuration that has gone is used for requests that come late: over
+// connections that clients have opened in the instant in which it was replaced.
+const late = 5 * time.Second
+
+func (l *lastUse) endLater() { time.AfterFunc(late, l.end) }
 
 // inUse counts requests until their responses are closed. Caddy cleans a transport up when
 // its configuration is replaced, and quic-go's then closes connections with all that is

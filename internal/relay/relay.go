@@ -81,7 +81,7 @@ func New(target Target, t *reverseproxy.HTTPTransport, options Options) *Relay {
 	}
 	if slices.Contains(t.Versions, "3") {
 		use := newLastUse(r.release)
-		r.requests, r.release = sharedDials{inUse{t, use}}, sync.OnceFunc(use.end)
+		r.requests, r.release = sharedDials{inUse{t, use}}, sync.OnceFunc(use.endLater)
 	}
 	rt := t.Transport
 	if t.Compression == nil {
@@ -92,7 +92,7 @@ func New(target Target, t *reverseproxy.HTTPTransport, options Options) *Relay {
 		// A connection that names one client must not carry another's requests.
 		rt.DisableKeepAlives = true
 		if !slices.Contains(t.Versions, "3") { // where nobody is named
-			r.requests = separateConns{rt}
+			r.requests = newSeparateConns(rt)
 		}
 	}
 	if rt.TLSHandshakeTimeout == 0 {
