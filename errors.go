@@ -102,7 +102,7 @@ func (t *roundTrip) refuse(f *refusal) error {
 	for field, value := range f.header {
 		header.Set(field, value)
 	}
-	if f.status >= http.StatusInternalServerError && !t.h.errorRoutes.see(t.r) {
+	if f.status >= http.StatusInternalServerError && (!t.h.errorRoutes.see(t.r) || t.body.looksEmpty()) {
 		t.w.WriteHeader(f.status)
 		return nil
 	}

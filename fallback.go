@@ -145,6 +145,13 @@ type brokenBody struct{}
 func (brokenBody) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 func (brokenBody) Close() error             { return nil }
 
+// looksEmpty reports whether error routes, which have it in another request than ours, would
+// take what is left of the body for the whole of an empty one: all of it has been read, and
+// no length was announced that it could be held against.
+func (b *clientBody) looksEmpty() bool {
+	return b.shared && b.stream != nil && b.stream.ended.Load() && b.stream.r.ContentLength < 0
+}
+
 // unread reports whether the client may have more to send.
 func (b *clientBody) unread() bool { return b.stream != nil && !b.stream.ended.Load() }
 
