@@ -99,7 +99,7 @@ func TestOriginOfRequest(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			r := httptest.NewRequest(http.MethodGet, site+"/get-qualityrtc-config", nil)
-			r.TLS, r.RemoteAddr = new(tls.ConnectionState), "192.0.2.1:1"
+			r.TLS, r.RemoteAddr = &tls.ConnectionState{HandshakeComplete: true}, "192.0.2.1:1"
 			if test.header != nil {
 				r.Header = test.header
 			}
