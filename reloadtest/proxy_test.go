@@ -197,6 +197,9 @@ func (p *process) readLog(stderr io.Reader) {
 	}
 	_ = p.cmd.Wait() // its ProcessState has the code
 	p.mu.Lock()
+	if err := scan.Err(); err != nil {
+		p.lines = append(p.lines, "the rest of its log cannot be read: "+err.Error())
+	}
 	p.over, p.ended = true, time.Now()
 	p.more.Broadcast()
 	p.mu.Unlock()
