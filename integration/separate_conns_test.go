@@ -92,3 +92,44 @@ func TestGivenUpWhileConnecting(t *testing.T) {
 	requests.Wait()
 	awaitTrue(t, "end of all connections", func() bool { return open.Load() == 0 })
 }
+
+// TestKeepaliveOffOverHTTP2: with keepalive off each request has a connection of its own
+// also over HTTP/2. None is closed under others' requests.
+func TestKeepaliveOffOverHTTP2(t *testing.T) {
+	var connections atomic.Int64
+	relay := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		flush(w)
+		time.Sleep(rand.N(3 * time.Millisecond))
+	}, func(s *httptest.Server) {
+		s.EnableHTTP2 = true
+		s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+			if state == http.StateNew {
+				connections.Add(1)
+			}
+		}
+	})
+	p := start(t, mount(relay.URL, transport("keepalive off")))
+	c := p.client(t, http2x)
+	const clients, each = 20, 20
+	var requests sync.WaitGroup
+	for range clients {
+		requests.Go(func() {
+			for range each {
+				response, err := c.Post(p.url("/websocket/trace"), "text/plain", io.MultiReader(strings.NewReader("{}")))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if _, err := io.Copy(io.Discard, response.Body); response.StatusCode != http.StatusOK || err != nil {
+					t.Error(response.Status, err)
+				}
+				response.Body.Close()
+			}
+		})
+	}
+	requests.Wait()
+	if n := connections.Load(); n != clients*each {
+		t.Errorf("%d connections for %d requests", n, clients*each)
+	}
+}

@@ -91,9 +91,9 @@ func New(target Target, t *reverseproxy.HTTPTransport, options Options) *Relay {
 	if t.ProxyProtocol != "" {
 		// A connection that names one client must not carry another's requests.
 		rt.DisableKeepAlives = true
-		if !slices.Contains(t.Versions, "3") { // where nobody is named
-			r.requests = newSeparateConns(rt)
-		}
+	}
+	if rt.DisableKeepAlives && !slices.Contains(t.Versions, "3") { // HTTP/3 names nobody, and keeps what it has
+		r.requests = newSeparateConns(rt)
 	}
 	if rt.TLSHandshakeTimeout == 0 {
 		// http.Transport goes on connecting when the request that wanted the
