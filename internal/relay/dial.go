@@ -152,11 +152,45 @@ func untilReady(dial dialFunc, isRelay func(address string) bool) dialFunc {
 		tied := make(chan struct{})
 		unready.Store(conn, context.AfterFunc(owner, func() {
 			<-tied
-			unready.Delete(conn)
-			conn.Close()
+			if _, own := unready.LoadAndDelete(conn); own { // else a request has it by now
+				conn.Close()
+			}
 		}))
 		close(tied)
+		if c, ok := ctx.Value(connectingKey{}).(*connecting); ok {
+			c.begin(conn)
+		}
 		return conn, nil
+	}
+}
+
+// connectingKey is where a context has the *connecting of the request that it is for.
+type connectingKey struct{}
+
+// connecting is the connection to a forward proxy that a request opens. When TLS with the
+// relay is done it is kept, whoever has it: a request that was given another one meanwhile
+// leaves it to others, and must not take it along when it ends.
+type connecting struct {
+	mu         sync.Mutex // protects what follows
+	conn       net.Conn   // nil for none
+	handshakes int        // of TLS, until the last of them is done
+}
+
+func (c *connecting) begin(conn net.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.conn, c.handshakes = conn, 1
+	if _, ok := conn.(*tls.Conn); ok { // http.Transport reports that of the forward proxy, too
+		c.handshakes++
+	}
+}
+
+// secured is for httptrace.
+func (c *connecting) secured(_ tls.ConnectionState, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.handshakes--; err == nil && c.conn != nil && c.handshakes == 0 {
+		ready(c.conn)
 	}
 }
 

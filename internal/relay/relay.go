@@ -199,7 +199,10 @@ func (r *Relay) RoundTrip(req *http.Request) (*http.Response, error) {
 		return r.checked(req, response, err, true) // what fails before is a dialError
 	}
 	var connected atomic.Bool // also set for a request that has been given up
-	req = req.WithContext(httptrace.WithClientTrace(owned(req.Context()), &httptrace.ClientTrace{
+	own := new(connecting)
+	ctx := context.WithValue(owned(req.Context()), connectingKey{}, own)
+	req = req.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		TLSHandshakeDone: own.secured,
 		GotConn: func(info httptrace.GotConnInfo) {
 			connected.Store(true)
 			ready(info.Conn)
