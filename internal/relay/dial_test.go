@@ -82,3 +82,42 @@ func TestSetsDeadlines(t *testing.T) {
 		}
 	}
 }
+
+// TestForwardProxyConnectionIsLeftToOthers has the request end that has opened a connection
+// to a forward proxy. What has come to TLS with the relay by then is in the pool, or others
+// have it; it ends with the request otherwise.
+func TestForwardProxyConnectionIsLeftToOthers(t *testing.T) {
+	for name, test := range map[string]struct {
+		secured bool
+		failed  error
+		stays   bool
+	}{
+		"TLS under way": {},
+		"TLS failed":    {secured: true, failed: errors.New("no certificate")},
+		"TLS done":      {secured: true, stays: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			near, far := net.Pipe()
+			defer far.Close()
+			dial := untilReady(func(context.Context, string, string) (net.Conn, error) { return near, nil },
+				func(string) bool { return false })
+			own := new(connecting)
+			request, end := context.WithCancel(t.Context())
+			if _, err := dial(context.WithValue(owned(request), connectingKey{}, own), "tcp", "forward-proxy:1"); err != nil {
+				t.Fatal(err)
+			}
+			if test.secured {
+				own.secured(tls.ConnectionState{}, test.failed)
+			}
+			_, tied := unready.Load(near)
+			end()
+			if tied == test.stays {
+				t.Errorf("it ends with the request: %v", tied)
+			}
+			if tied {
+				far.Read(make([]byte, 1)) // returns when near is closed
+			}
+			near.Close()
+		})
+	}
+}
