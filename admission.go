@@ -91,7 +91,7 @@ func eachValue(option string, words []string, use func(value string) error) erro
 	for _, word := range words {
 		value, err := caddy.NewReplacer().ReplaceOrErr(word, true, true)
 		if err != nil {
-			return fmt.Errorf("%s %q: %v; placeholders must be known when the configuration is loaded, such as {env.NAME}", option, word, err)
+			return fmt.Errorf("%s %q: %s; placeholders must be known when the configuration is loaded, such as {env.NAME}", option, word, oneLine(err))
 		}
 		if err := use(value); err != nil {
 			return fmt.Errorf("%s %q: %w", option, word, err)

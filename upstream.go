@@ -12,6 +12,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"golang.org/x/net/idna"
+
+	"github.com/caddy-watchrtc/watchrtc-proxy/internal/terminal"
 )
 
 // The relays that the vendor's proxy guide names.
@@ -183,6 +185,10 @@ func checkUpstreams(upstreams []string) error {
 	return nil
 }
 
+// oneLine returns an error of Caddy's about placeholders, which repeats their names as they
+// are written.
+func oneLine(err error) string { return terminal.Printable(err.Error(), 300) }
+
 // resolveUpstream replaces global placeholders and parses the result.
 func resolveUpstream(upstreams []string) (*upstream, error) {
 	if err := checkUpstreams(upstreams); err != nil {
@@ -191,7 +197,7 @@ func resolveUpstream(upstreams []string) (*upstream, error) {
 	s := upstreams[0]
 	resolved, err := caddy.NewReplacer().ReplaceOrErr(s, true, true)
 	if err != nil {
-		return nil, fmt.Errorf("upstream %q: %v; placeholders must be known when the configuration is loaded, such as {env.RELAY}", s, err)
+		return nil, fmt.Errorf("upstream %q: %s; placeholders must be known when the configuration is loaded, such as {env.RELAY}", s, oneLine(err))
 	}
 	up, err := parseUpstream(resolved)
 	if err != nil && resolved != s {

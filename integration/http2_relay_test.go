@@ -152,12 +152,15 @@ func TestOddStatusesOverHTTP2(t *testing.T) {
 // TestHTTP2RelayFallsSilent has a relay whose connection over HTTP/2 stays open and says
 // nothing more, whether it is read from or not. Uploads take another one before long.
 func TestHTTP2RelayFallsSilent(t *testing.T) {
-	for way, fall := range map[string]func(*h2Relay){
+	ways := map[string]func(*h2Relay){
 		"reads": func(r *h2Relay) { r.ReadToEnd() },
 		"stops": func(*h2Relay) {},
 		"jams":  (*h2Relay).exhaust,
-	} {
-		for _, relayTLS := range []*tls.Config{relayTLSWithHTTP2(), nil} {
+	}
+	var s site
+	var mounts []string
+	for way, fall := range ways {
+		for scheme, relayTLS := range map[string]*tls.Config{"wss": relayTLSWithHTTP2(), "ws": nil} {
 			first := make(chan bool, 1)
 			first <- true
 			addr := wstest.NewRelay(t, relayTLS, func(c *wstest.Conn) {
@@ -176,24 +179,33 @@ func TestHTTP2RelayFallsSilent(t *testing.T) {
 					r.respondToAll()
 				}
 			}).Addr
-			s := mount("wss://"+addr, "handshake_timeout 200ms")
+			options := []string{"handshake_timeout 200ms"}
 			if relayTLS == nil {
-				s = mount("ws://"+addr, "handshake_timeout 200ms", "transport http {\nversions h2c 2\n}")
+				options = append(options, "transport http {\nversions h2c 2\n}")
 			}
-			p := start(t, s)
-			upload := func() int {
-				c := p.dial(t)
-				defer c.close()
-				c.request("POST", "/websocket/trace", "Transfer-Encoding: chunked")
-				c.write("2\r\n{}\r\n0\r\n\r\n")
-				return c.response("POST").StatusCode
-			}
-			for n := range 2 {
-				awaitTrue(t, fmt.Sprintf("success of upload %d (%s, TLS %t)", n, way, relayTLS != nil), func() bool { return upload() == http.StatusOK })
-			}
-			p.stop(t)
+			path := "/" + way + "/" + scheme
+			mounts = append(mounts, path)
+			s.body += directive(path, scheme+"://"+addr, options...) + "\n"
 		}
 	}
+	p := start(t, s)
+	t.Run("mounts", func(t *testing.T) {
+		for _, path := range mounts {
+			t.Run(path, func(t *testing.T) {
+				t.Parallel()
+				upload := func() int {
+					c := p.dial(t)
+					defer c.close()
+					c.request("POST", path+"/trace", "Transfer-Encoding: chunked")
+					c.write("2\r\n{}\r\n0\r\n\r\n")
+					return c.response("POST").StatusCode
+				}
+				for n := range 2 {
+					awaitTrue(t, fmt.Sprintf("success of upload %d", n), func() bool { return upload() == http.StatusOK })
+				}
+			})
+		}
+	})
 }
 
 // TestHTTP2RelayLimitsHeads has a relay that says how large a request's head may be: it is

@@ -16,29 +16,30 @@ import (
 // HTTP/3 is under way. It goes on, in both directions, and its QUIC connection is closed when
 // it is over.
 func TestReloadDuringHTTP3Upload(t *testing.T) {
+	connections, begun := make(chan *quic.Conn, 4), make(chan bool, 1)
+	socket, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	server := &http3.Server{
+		TLSConfig: http3.ConfigureTLSConfig(leaf.ServerConfig()),
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			n, err := io.CopyN(io.Discard, r.Body, 1)
+			flush(w)
+			begun <- true
+			m, endErr := io.Copy(io.Discard, r.Body)
+			fmt.Fprint(w, n+m, err, endErr)
+		}),
+		ConnContext: func(ctx context.Context, conn *quic.Conn) context.Context {
+			connections <- conn
+			return ctx
+		},
+	}
+	go server.Serve(socket)
+	defer server.Close()
+	var old []*quic.Conn
 	overHTTP(t, func(t *testing.T, protocol string) {
-		connections, begun := make(chan *quic.Conn, 2), make(chan bool, 1)
-		socket, err := net.ListenPacket("udp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer socket.Close()
-		server := &http3.Server{
-			TLSConfig: http3.ConfigureTLSConfig(leaf.ServerConfig()),
-			Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				n, err := io.CopyN(io.Discard, r.Body, 1)
-				flush(w)
-				begun <- true
-				m, endErr := io.Copy(io.Discard, r.Body)
-				fmt.Fprint(w, n+m, err, endErr)
-			}),
-			ConnContext: func(ctx context.Context, conn *quic.Conn) context.Context {
-				connections <- conn
-				return ctx
-			},
-		}
-		go server.Serve(socket)
-		defer server.Close()
 		s := mount("wss://"+socket.LocalAddr().String(), transport("versions 3"))
 		p := start(t, s)
 
@@ -57,6 +58,9 @@ func TestReloadDuringHTTP3Upload(t *testing.T) {
 		if want := "201000 <nil> <nil>"; err != nil || string(text) != want {
 			t.Errorf("status %d, %q, %v; want %q", response.StatusCode, text, err, want)
 		}
-		await(t, (<-connections).Context().Done(), "end of the old configuration's connection")
+		old = append(old, <-connections)
 	})
+	for _, conn := range old { // at the same time: it is kept for a while
+		await(t, conn.Context().Done(), "end of the old configuration's connection")
+	}
 }

@@ -1,4 +1,4 @@
-// Package terminal is for what commands print of others' words.
+// Package terminal is for what is printed of others' words.
 package terminal
 
 import (
