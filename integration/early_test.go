@@ -306,7 +306,7 @@ func TestEarlyRefusal(t *testing.T) {
 			p := start(t, mount(scheme+addr, options))
 			for _, size := range []int{4 << 10, 64 << 10, 200_000} {
 				body := strings.Repeat("x", size)
-				for n := range 100 {
+				for n := range 50 {
 					c := p.dial(t)
 					c.request("POST", "/websocket/trace", fmt.Sprintf("Content-Length: %d", size))
 					go io.WriteString(c, body)

@@ -61,6 +61,15 @@ func lastLeaks() (err error) {
 	return err
 }
 
+// takesLong skips a test that has to wait for 5 s, unless the race detector is on: with it
+// everything is run (.ci/run tests).
+func takesLong(t *testing.T) {
+	t.Helper()
+	if testing.Short() || !raceEnabled {
+		t.Skip("it waits for 5 s; run it with -race")
+	}
+}
+
 // extendedConnect is what lets Go's HTTP/2 server, and so Caddy's, take WebSockets. It
 // is read when a process starts.
 const extendedConnect = "http2xconnect=1"

@@ -12,9 +12,7 @@ import (
 // TestJammedHTTP1Client has a client over HTTP/1.1 that takes nothing of a 101 that is
 // larger than all sockets. Its handshake holds no slot for longer than a client has.
 func TestJammedHTTP1Client(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes as long as a client may")
-	}
+	takesLong(t)
 	var fields []string
 	for range 100 {
 		fields = append(fields, "X-Large: "+strings.Repeat("x", 90_000))
@@ -36,9 +34,7 @@ func TestJammedHTTP1Client(t *testing.T) {
 // TestJammedHTTP1Greeting has a client over HTTP/1.1 that takes nothing of a greeting, whose
 // head the site makes larger than all sockets. It is closed when it has had its time.
 func TestJammedHTTP1Greeting(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes as long as a client may")
-	}
+	takesLong(t)
 	s := mount("wss://relay.example", "api_keys good", "refuse_with greeting")
 	file := filepath.Join(t.TempDir(), "large")
 	if err := os.WriteFile(file, []byte(strings.Repeat("x", 900_000)), 0o600); err != nil {

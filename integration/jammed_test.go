@@ -101,9 +101,7 @@ func (j *jammed) handshake(stream uint32, path string) {
 // its peers have had their time, and so is the handshake: neither holds a slot or a
 // connection to the relay.
 func TestJammedClient(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes as long as a client may")
-	}
+	takesLong(t)
 	j := newJammed(t)
 	s := mount(https(j.relay), "max_tunnels 2")
 	a := withAdmin(t, &s)

@@ -16,6 +16,7 @@ import (
 // HTTP/3 is under way. It goes on, in both directions, and its QUIC connection is closed when
 // it is over.
 func TestReloadDuringHTTP3Upload(t *testing.T) {
+	takesLong(t)
 	connections, begun := make(chan *quic.Conn, 4), make(chan bool, 1)
 	socket, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
