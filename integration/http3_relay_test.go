@@ -17,6 +17,25 @@ import (
 	"github.com/quic-go/quic-go/quicvarint"
 )
 
+// serveHTTP3 runs a server, and returns the upstream that leads to it. Without a TLS
+// configuration it has the certificate of these tests.
+func serveHTTP3(t *testing.T, server *http3.Server) (upstream string) {
+	t.Helper()
+	socket, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if server.TLSConfig == nil {
+		server.TLSConfig = http3.ConfigureTLSConfig(leaf.ServerConfig())
+	}
+	go server.Serve(socket)
+	t.Cleanup(func() {
+		server.Close()
+		socket.Close()
+	})
+	return "wss://" + socket.LocalAddr().String()
+}
+
 // http3Relay runs a relay that speaks HTTP/3 frame by frame, each request in handle.
 func http3Relay(t *testing.T, handle func(*quic.Stream)) (upstream string) {
 	t.Helper()
@@ -150,16 +169,9 @@ func TestHTTP3SharedDial(t *testing.T) {
 		}
 		return ready, nil
 	}
-	socket, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer socket.Close()
-	server := &http3.Server{TLSConfig: config, Handler: http.HandlerFunc(respondToAll)}
-	go server.Serve(socket)
-	defer server.Close()
+	upstream := serveHTTP3(t, &http3.Server{TLSConfig: config, Handler: http.HandlerFunc(respondToAll)})
 	defer proceed()
-	p := start(t, mount("wss://"+socket.LocalAddr().String(), transport("versions 3")))
+	p := start(t, mount(upstream, transport("versions 3")))
 
 	leaver := p.dial(t)
 	leaver.request("GET", "/websocket/get-qualityrtc-config")

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"testing"
 
@@ -18,13 +17,7 @@ import (
 func TestReloadDuringHTTP3Upload(t *testing.T) {
 	takesLong(t)
 	connections, begun := make(chan *quic.Conn, 4), make(chan bool, 1)
-	socket, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer socket.Close()
-	server := &http3.Server{
-		TLSConfig: http3.ConfigureTLSConfig(leaf.ServerConfig()),
+	upstream := serveHTTP3(t, &http3.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			n, err := io.CopyN(io.Discard, r.Body, 1)
 			flush(w)
@@ -36,12 +29,10 @@ func TestReloadDuringHTTP3Upload(t *testing.T) {
 			connections <- conn
 			return ctx
 		},
-	}
-	go server.Serve(socket)
-	defer server.Close()
+	})
 	var old []*quic.Conn
 	overHTTP(t, func(t *testing.T, protocol string) {
-		s := mount("wss://"+socket.LocalAddr().String(), transport("versions 3"))
+		s := mount(upstream, transport("versions 3"))
 		p := start(t, s)
 
 		body, w := io.Pipe()

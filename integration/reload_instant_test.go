@@ -3,7 +3,6 @@ package integration_test
 import (
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -18,18 +17,10 @@ import (
 // them to leave. What they ask for gets to the relay all the same, also over HTTP/3, and it
 // is not for long that they are served by the old one.
 func TestConnectionsInTheInstantOfAReload(t *testing.T) {
-	socket, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer socket.Close()
-	server := &http3.Server{
-		TLSConfig: http3.ConfigureTLSConfig(leaf.ServerConfig()),
-		Handler:   http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }),
-	}
-	go server.Serve(socket)
-	defer server.Close()
-	s := mount("wss://"+socket.LocalAddr().String(), transport("versions 3"))
+	upstream := serveHTTP3(t, &http3.Server{
+		Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }),
+	})
+	s := mount(upstream, transport("versions 3"))
 	mounted := s.body
 	p := start(t, s)
 	const clients = 20
